@@ -1,0 +1,30 @@
+// What a backend must offer: memory, copies to and from the host, and the kernels. A backend is a connector
+// to one kind of hardware; nothing above this file knows which one it is talking to.
+import type { Dtype, HostArray } from './dtype.ts'
+import type { Kernels } from './kernels.ts'
+import type { Tensor } from './tensor.ts'
+
+/** A block of device memory. Freed when it is no longer reachable, or at once by `Device.release`. */
+export interface DeviceBuffer {
+  readonly bytes: number
+  /** First byte's address; 0 where addresses mean nothing. */
+  readonly address: number
+}
+
+export interface Device {
+  /** `cpu`, `reference`, `meta`, `cuda:0`. */
+  readonly name: string
+  readonly kernels: Kernels
+  /** dtype of parameters and activations: `f32` on the CPU, `f64` in the reference. */
+  readonly floatDtype: Dtype
+  /** Bytes that one element takes on this device (the reference keeps everything in f64). */
+  itemBytes(dtype: Dtype): number
+  /** Memory aligned to 64 bytes, contents undefined. Throws DeviceError when there is not enough. */
+  allocate(bytes: number): DeviceBuffer
+  /** Gives memory back now. Using a tensor in it afterwards is a bug. */
+  release(buffer: DeviceBuffer): void
+  /** Copies host values into a contiguous tensor; floats are converted to the tensor's dtype. */
+  write(tensor: Tensor, values: ArrayLike<number>): void
+  /** Copies a contiguous tensor to the host in its own dtype. Always asynchronous: never call it inside a step. */
+  read(tensor: Tensor): Promise<HostArray>
+}

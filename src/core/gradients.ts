@@ -1,0 +1,152 @@
+// Gradients of activations during one backward pass. Each tensor's gradient is allocated at its first
+// contribution, which overwrites; later ones add. A view shares the gradient of its base: column slices (q, k
+// and v of a fused qkv) fill it piece by piece. Parameter gradients live elsewhere (core/parameter.ts).
+import { emptyTensor } from './allocator.ts'
+import type { Kernels } from './kernels.ts'
+import { gradientTarget, Parameter } from './parameter.ts'
+import { Tensor } from './tensor.ts'
+
+interface State {
+  readonly gradient: Tensor
+  /** Column ranges already written, or 'all'. */
+  written: 'all' | [number, number][]
+}
+
+export class Gradients {
+  readonly #states = new Map<Tensor, State>()
+  readonly #needs: (tensor: Tensor) => boolean
+
+  constructor(needs: (tensor: Tensor) => boolean) {
+    this.#needs = needs
+  }
+
+  /** Whether anything upstream of this tensor (or the tensor itself) wants a gradient. */
+  needs(tensor: Tensor | undefined): tensor is Tensor {
+    return tensor !== undefined && this.#needs(tensor.base ?? tensor)
+  }
+
+  /** The gradient of `tensor`, or undefined if nothing contributed to it. */
+  find(tensor: Tensor): Tensor | undefined {
+    const root = tensor.base ?? tensor
+    const state = this.#states.get(root)
+    if (state === undefined) return undefined
+    this.#completeColumns(root, state)
+    return viewLike(tensor, state.gradient)
+  }
+
+  /** The gradient of an output that is known to have one. */
+  of(tensor: Tensor): Tensor {
+    const gradient = this.find(tensor)
+    if (gradient === undefined) throw new Error('internal error: a gradient was read before it was written')
+    return gradient
+  }
+
+  /** Contribution by a kernel that can either overwrite or add. */
+  into(tensor: Tensor, write: (gradient: Tensor, accumulate: boolean) => void): void {
+    const { gradient, accumulate } = this.#claim(tensor)
+    write(gradient, accumulate)
+  }
+
+  /** Contribution by a kernel that can only overwrite. */
+  overwrite(tensor: Tensor, write: (gradient: Tensor) => void): void {
+    const { gradient, accumulate } = this.#claim(tensor)
+    if (!accumulate) {
+      write(gradient)
+      return
+    }
+    const contribution = emptyTensor(tensor.device, tensor.shape, tensor.dtype, 'gradient')
+    write(contribution)
+    tensor.device.kernels.accumulate(gradient, contribution)
+  }
+
+  /**
+   * Contribution that is another tensor's gradient as it stands. Its memory is taken over: the caller must be
+   * done with it, and may pass it on once only.
+   */
+  pass(tensor: Tensor, gradient: Tensor): void {
+    const root = tensor.base ?? tensor
+    if (!this.#states.has(root) && tensor.size === root.size) {
+      this.#states.set(root, { gradient: root === tensor ? gradient : gradient.reshape(...root.shape), written: 'all' })
+      return
+    }
+    const { gradient: own, accumulate } = this.#claim(tensor)
+    if (accumulate) tensor.device.kernels.accumulate(own, gradient)
+    else tensor.device.kernels.copy(own, gradient)
+  }
+
+  /** A copy of another tensor's gradient, for the second and later receivers of the same one. */
+  copy(tensor: Tensor, gradient: Tensor): void {
+    this.into(tensor, (own, accumulate) => {
+      if (accumulate) tensor.device.kernels.accumulate(own, gradient)
+      else tensor.device.kernels.copy(own, gradient)
+    })
+  }
+
+  /** Forgets a gradient that has been consumed. */
+  drop(tensor: Tensor): void {
+    this.#states.delete(tensor.base ?? tensor)
+  }
+
+  #claim(tensor: Tensor): { gradient: Tensor; accumulate: boolean } {
+    if (tensor instanceof Parameter) return gradientTarget(tensor)
+    const root = tensor.base ?? tensor
+    let state = this.#states.get(root)
+    if (state === undefined) {
+      state = { gradient: emptyTensor(root.device, root.shape, root.dtype, 'gradient'), written: [] }
+      this.#states.set(root, state)
+    }
+    const gradient = viewLike(tensor, state.gradient)
+    if (state.written === 'all') return { gradient, accumulate: true }
+    if (tensor.size === root.size) {
+      const accumulate = state.written.length > 0
+      if (accumulate) this.#completeColumns(root, state)
+      state.written = 'all'
+      return { gradient, accumulate }
+    }
+    const range = columnRange(tensor, root)
+    if (range === undefined) {
+      // Not a column slice (a leading-index view): start from zeros and add from here on.
+      if (state.written.length === 0) root.device.kernels.fill(state.gradient, 0)
+      else this.#completeColumns(root, state)
+      state.written = 'all'
+      return { gradient, accumulate: true }
+    }
+    if (state.written.some(([from, to]) => range[0] < to && from < range[1])) {
+      this.#completeColumns(root, state)
+      return { gradient, accumulate: true }
+    }
+    state.written.push(range)
+    return { gradient, accumulate: false }
+  }
+
+  /** Zeroes the columns that no contribution wrote, so that the gradient is whole. */
+  #completeColumns(root: Tensor, state: State): void {
+    if (state.written === 'all') return
+    const kernels: Kernels = root.device.kernels
+    let next = 0
+    for (const [from, to] of [...state.written, [root.columnCount, root.columnCount] as const].sort(
+      (a, b) => a[0] - b[0],
+    )) {
+      if (from > next) kernels.fill(state.gradient.columns(next, from - next), 0)
+      next = Math.max(next, to)
+    }
+    state.written = 'all'
+  }
+}
+
+/** The part of a root's gradient that belongs to a view of the root. */
+function viewLike(view: Tensor, rootGradient: Tensor): Tensor {
+  if (view.base === undefined) return rootGradient
+  return new Tensor(view.shape, rootGradient.dtype, rootGradient.storage, {
+    offset: rootGradient.offset + view.offset - view.base.offset,
+    rowStride: view.rowStride,
+    base: rootGradient,
+  })
+}
+
+/** [from, to) in the root's columns if the view is a column slice over all rows. */
+function columnRange(view: Tensor, root: Tensor): [number, number] | undefined {
+  if (view.rowStride !== root.columnCount || view.rowCount !== root.rowCount) return undefined
+  const from = view.offset - root.offset
+  return [from, from + view.columnCount]
+}

@@ -1,0 +1,54 @@
+// What an operation is: its shape rule, forward, the two halves of its backward with what each of them reads,
+// and its cost. A file in src/ops makes one such object and a function that users call.
+import type { Dtype } from './dtype.ts'
+import type { Gradients } from './gradients.ts'
+import type { Kernels } from './kernels.ts'
+import type { Tensor } from './tensor.ts'
+
+export type NamedTensors = Record<string, Tensor | undefined>
+
+/** An output to allocate, or one that lives in the memory of an input (an in-place op). */
+export type OutputSpec = { shape: readonly number[]; dtype?: Dtype } | { inPlaceOf: Tensor }
+
+/** Floating-point operations and bytes of device memory moved (each input read once, each output written once). */
+export interface Cost {
+  readonly flops: number
+  readonly bytes: number
+}
+
+export interface OpCost {
+  readonly forward: Cost
+  readonly backwardInput: Cost
+  readonly backwardWeight: Cost
+}
+
+/** A recorded call: data only. `isAlive` is false while its outputs are dropped and must be recomputed. */
+export interface TapeEntry<
+  I extends NamedTensors = NamedTensors,
+  O extends NamedTensors = NamedTensors,
+  A = unknown,
+> {
+  readonly op: Op<I, O, A>
+  readonly inputs: I
+  readonly outputs: O
+  readonly attributes: A
+  isAlive: boolean
+  isDropped: boolean
+}
+
+export interface Op<I extends NamedTensors, O extends NamedTensors, A> {
+  readonly id: string
+  /** What to allocate; an output may be absent for some attributes. */
+  outputs(inputs: I, attributes: A): { [K in keyof O]?: OutputSpec }
+  forward(kernels: Kernels, inputs: I, outputs: O, attributes: A): void
+  /** Names of inputs and outputs that each half of the backward reads (what recomputation must bring back). */
+  readonly savedForInput: readonly string[]
+  readonly savedForWeight: readonly string[]
+  /** Gradients of the activations. */
+  backwardInput(entry: TapeEntry<I, O, A>, gradients: Gradients): void
+  /** Gradients of the parameters; absent for ops without parameters. */
+  backwardWeight?(entry: TapeEntry<I, O, A>, gradients: Gradients): void
+  /** Cheap to run again: dropped and recomputed under `selective` recomputation. */
+  readonly isCheap: boolean
+  cost(inputs: I, attributes: A): OpCost
+}

@@ -1,0 +1,59 @@
+// layernorm: normalisation to mean 0 and variance 1 over the last dim, with weight and bias.
+import type { Op } from '../core/op.ts'
+import { gradientTarget, Parameter } from '../core/parameter.ts'
+import { apply } from '../core/tape.ts'
+import { expectShape, type Tensor } from '../core/tensor.ts'
+import { cost } from './common.ts'
+
+type Inputs = { x: Tensor; weight: Tensor; bias: Tensor }
+type Outputs = { out: Tensor; mean: Tensor; rstd: Tensor }
+type Attributes = { eps: number }
+
+export const layernormOp: Op<Inputs, Outputs, Attributes> = {
+  id: 'layernorm',
+  outputs: ({ x }) => ({ out: { shape: x.shape }, mean: { shape: [x.rowCount] }, rstd: { shape: [x.rowCount] } }),
+  forward: (kernels, { x, weight, bias }, { out, mean, rstd }, { eps }) =>
+    kernels.layernorm(out, mean, rstd, x, weight, bias, eps),
+  savedForInput: ['x', 'weight', 'mean', 'rstd'],
+  savedForWeight: ['x', 'mean', 'rstd'],
+  backwardInput({ inputs, outputs }, gradients) {
+    const dOut = gradients.of(outputs.out)
+    const { x, weight } = inputs
+    gradients.into(x, (dx, accumulate) =>
+      x.device.kernels.layernormBackwardInput(dx, dOut, x, weight, outputs.mean, outputs.rstd, accumulate),
+    )
+  },
+  backwardWeight({ inputs, outputs }, gradients) {
+    const { x, weight, bias } = inputs
+    if (!(weight instanceof Parameter) || !(bias instanceof Parameter) || !weight.requiresGrad) return
+    // One kernel makes both: weight and bias of a norm are trained together or not at all.
+    const { gradient: dWeight, accumulate } = gradientTarget(weight)
+    const { gradient: dBias } = gradientTarget(bias)
+    const dOut = gradients.of(outputs.out)
+    x.device.kernels.layernormBackwardWeight(dWeight, dBias, dOut, x, outputs.mean, outputs.rstd, accumulate)
+  },
+  isCheap: true,
+  cost: ({ x, weight, bias }) => ({
+    forward: cost(7 * x.size, x, x, weight, bias),
+    backwardInput: cost(11 * x.size, x, x, x, weight),
+    backwardWeight: cost(5 * x.size, x, x, weight, bias),
+  }),
+}
+
+/**
+ * Layer normalisation over the last dim.
+ *     y = (x - mean) * rstd * weight + bias,   rstd = 1 / sqrt(variance + eps)  (biased variance)
+ * Saves `mean` and `rstd` [rows] for backward.
+ * @param x       [.., D] float
+ * @param weight  [D]
+ * @param bias    [D]
+ * @param eps     added inside the root (GPT-2 1e-5)
+ * @returns       [.., D]
+ * @throws ShapeError if weight or bias is not [D]
+ * @see Ba, Kiros & Hinton 2016, arXiv:1607.06450
+ */
+export function layernorm(x: Tensor, weight: Tensor, bias: Tensor, eps = 1e-5): Tensor {
+  expectShape('layernorm', 'weight', weight, [x.columnCount], 'to match x')
+  expectShape('layernorm', 'bias', bias, [x.columnCount], 'to match x')
+  return apply(layernormOp, x.device, { x, weight, bias }, { eps }).out
+}

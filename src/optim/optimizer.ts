@@ -1,0 +1,113 @@
+// What an optimizer is: states in flat buffers beside the parameter arenas, a slicing unit, and one step that reads
+// every number that changes (learning rate, bias corrections, clip factor, finite flag) from device scalars, so that
+// no step waits for a read-back. Builders are in adam.ts, sgd.ts, lion.ts and muon.ts.
+import { standaloneTensor, tensorFrom } from '../core/allocator.ts'
+import { allocateGradients, type ParameterArena } from '../core/arena.ts'
+import { SCALAR } from '../core/kernels.ts'
+import type { Tensor } from '../core/tensor.ts'
+
+/** State tensors of one arena, by name (`m`, `v` ...), each laid out like the arena's weights. */
+export interface ArenaState {
+  readonly arena: ParameterArena
+  readonly states: Readonly<Record<string, Tensor>>
+}
+
+/** The rule that turns gradients into new weights; `Optimizer` adds scalars, clipping and bookkeeping. */
+export interface UpdateRule {
+  readonly name: string
+  /** Names of the states that an arena needs. */
+  stateNames(arena: ParameterArena): readonly string[]
+  /** What may not be cut when states are sharded: any byte, or whole matrices. */
+  readonly slicingUnit: 'element' | 'matrix'
+  /** Betas for the bias corrections, where there are any. */
+  readonly betas: readonly [number, number]
+  update(state: ArenaState, scalars: Tensor): void
+}
+
+/** A step's numbers as the host knows them. */
+export interface StepSettings {
+  /** Learning rate of this step. */
+  lr: number
+  /** Number of this step, from 1 (bias corrections). */
+  step: number
+  /** Largest global gradient norm, 0 for no clipping. */
+  gradClip: number
+}
+
+export class Optimizer {
+  readonly rule: UpdateRule
+  readonly arenas: readonly ParameterArena[]
+  readonly states: readonly ArenaState[]
+  /** f64 [8], slots named by SCALAR; shared with the loss, which reads lossScale. */
+  readonly scalars: Tensor
+  readonly #host = new Float64Array(SCALAR.count)
+
+  /** Makes gradient buffers and zeroed states for every trainable arena. */
+  constructor(arenas: readonly ParameterArena[], rule: UpdateRule) {
+    allocateGradients(arenas)
+    this.rule = rule
+    this.arenas = arenas.filter((arena) => arena.key.isTrainable)
+    this.states = this.arenas.map((arena) => ({ arena, states: zeroStates(arena, rule.stateNames(arena)) }))
+    const device = arenas[0]!.weights.device
+    this.scalars = tensorFrom(device, [SCALAR.count], this.#host, 'f64')
+  }
+
+  /** Starts a step: parameter gradients count as empty, and the loss is scaled by 1 / trainedTokens. */
+  begin(trainedTokens: number): void {
+    for (const arena of this.arenas) for (const { parameter } of arena.segments) parameter.hasGradient = false
+    this.#host[SCALAR.lossScale] = 1 / trainedTokens
+    this.scalars.device.write(this.scalars, this.#host)
+  }
+
+  /** Clips by the global norm and updates every weight. A step with a non-finite gradient changes nothing. */
+  step(settings: StepSettings): void {
+    const { device } = this.scalars
+    const [beta1, beta2] = this.rule.betas
+    this.#host[SCALAR.lr] = settings.lr
+    this.#host[SCALAR.biasCorrection1] = 1 - beta1 ** settings.step
+    this.#host[SCALAR.biasCorrection2] = 1 - beta2 ** settings.step
+    device.write(this.scalars, this.#host)
+    let isFirst = true
+    for (const arena of this.arenas) {
+      zeroMissingGradients(arena)
+      device.kernels.sumOfSquares(this.scalars, arena.gradients!, !isFirst)
+      isFirst = false
+    }
+    device.kernels.clipFactor(this.scalars, settings.gradClip)
+    for (const state of this.states) this.rule.update(state, this.scalars)
+  }
+
+  /** Gradient norm before clipping and whether it was finite, of the last step. */
+  async lastNorm(): Promise<{ gradNorm: number; isFinite: boolean }> {
+    const values = await this.scalars.device.read(this.scalars)
+    return { gradNorm: values[SCALAR.gradNorm]!, isFinite: values[SCALAR.isFinite] === 1 }
+  }
+
+  /** Bytes of all state tensors. */
+  get stateBytes(): number {
+    return this.states.reduce(
+      (sum, { states }) => sum + Object.values(states).reduce((s, t) => s + t.storage.bytes, 0),
+      0,
+    )
+  }
+}
+
+function zeroStates(arena: ParameterArena, names: readonly string[]): Record<string, Tensor> {
+  const { device } = arena.weights
+  return Object.fromEntries(
+    names.map((name) => {
+      const state = standaloneTensor(device, [arena.length])
+      device.kernels.fill(state, 0)
+      return [name, state]
+    }),
+  )
+}
+
+/** A parameter that no micro-batch touched has a gradient of zero, not the last step's. */
+function zeroMissingGradients(arena: ParameterArena): void {
+  for (const { parameter } of arena.segments) {
+    if (parameter.hasGradient || parameter.gradient === undefined) continue
+    parameter.device.kernels.fill(parameter.gradient, 0)
+    parameter.hasGradient = true
+  }
+}

@@ -1,0 +1,228 @@
+// Thread pool, scratch memory and tensor memory. Every parallel_for is a job; its tasks are claimed one by one from
+// `ticket`, a word that holds the number of the job and the next task. A thread that wakes late finds another job's
+// number there and leaves, so nobody waits for threads that sleep. Waiting threads spin for 50 microseconds, then sleep.
+// Does not nest: a task must not call parallel_for, and a context belongs to one calling thread at a time.
+#include "context.h"
+
+#include <stdlib.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#if defined(__x86_64__)
+#define TY_PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define TY_PAUSE() __asm__ volatile("yield")
+#else
+#define TY_PAUSE() ((void)0)
+#endif
+#define TY_PUBLIC __attribute__((visibility("default")))
+
+namespace {
+constexpr size_t kHugePage = size_t(2) << 20;
+
+// 64-byte aligned memory. Large blocks start on a huge page and ask for huge ones: a matrix product walks down columns,
+// a new 4 KiB page each step, and would otherwise spend its time on address translation.
+void* allocate(size_t bytes) {
+  const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignment, bytes) != 0) return nullptr;
+#if defined(__linux__)
+  if (alignment == kHugePage) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+struct Block {
+  void* memory = nullptr;
+  size_t bytes = 0;
+  void* atLeast(size_t wanted) {
+    if (wanted > bytes) {
+      free(memory);
+      bytes = (wanted + 0xffff) & ~size_t(0xffff);
+      memory = allocate(bytes);
+      if (memory == nullptr) abort();  // a kernel has no way to report; nothing sensible can follow
+    }
+    return memory;
+  }
+  ~Block() { free(memory); }
+};
+
+constexpr std::chrono::microseconds kSpin(50);
+
+// Spins until `ready()` or until the time is up; returns ready(). The clock is read seldom: it costs as much as a check.
+template <typename Ready>
+bool spinFor(const Ready& ready) {
+  for (int i = 0; i < 64; i++) {
+    if (ready()) return true;
+    TY_PAUSE();
+  }
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 32; i++) {
+      if (ready()) return true;
+      TY_PAUSE();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return ready();
+}
+
+// A ticket: number of the job in the high 32 bits, next task in the low 32.
+constexpr int kTaskBits = 32;
+constexpr uint64_t kTaskMask = (uint64_t(1) << kTaskBits) - 1;
+constexpr uint64_t jobOf(uint64_t ticket) { return ticket >> kTaskBits; }
+}  // namespace
+
+struct TyContext {
+  std::vector<std::thread> workers;
+  std::vector<Block> scratch;
+  Block shared;
+
+  alignas(64) std::atomic<uint64_t> ticket{kTaskMask};
+  // The job's fields. They are read before a claim and count only if the claim succeeds, which proves that they are of
+  // the ticket's job; atomic because a late thread may read them while the next job is being written.
+  std::atomic<int64_t> tasks{0};
+  std::atomic<TyTask> task{nullptr};
+  std::atomic<void*> argument{nullptr};
+  alignas(64) std::atomic<int64_t> done{0};
+
+  alignas(64) std::atomic<int> sleepers{0};
+  std::atomic<bool> callerSleeps{false};
+  std::atomic<bool> stop{false};
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::condition_variable finished;
+};
+
+// Claims and runs tasks of job `job` until none is left.
+static void runTasks(TyContext* context, uint64_t job, int thread) {
+  int64_t completed = 0;
+  uint64_t ticket = context->ticket.load(std::memory_order_acquire);
+  const int64_t tasks = context->tasks.load(std::memory_order_relaxed);
+  const TyTask task = context->task.load(std::memory_order_relaxed);
+  void* const argument = context->argument.load(std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_acquire);
+  while (jobOf(ticket) == job && int64_t(ticket & kTaskMask) < tasks) {
+    if (!context->ticket.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
+                                               std::memory_order_acquire))
+      continue;
+    task(argument, int64_t(ticket & kTaskMask), thread);
+    completed++;
+    ticket = context->ticket.load(std::memory_order_acquire);
+  }
+  if (completed == 0) return;
+  // seq_cst: against the caller, which sets callerSleeps and then looks at `done`.
+  if (context->done.fetch_add(completed) + completed == tasks && thread != 0 && context->callerSleeps.load()) {
+    std::lock_guard<std::mutex> lock(context->mutex);
+    context->finished.notify_one();
+  }
+}
+
+static void workerLoop(TyContext* context, int thread) {
+  uint64_t seen = jobOf(kTaskMask);
+  const auto isNew = [&] {
+    const uint64_t ticket = context->ticket.load();
+    return (jobOf(ticket) != seen && (ticket & kTaskMask) != kTaskMask) || context->stop.load();
+  };
+  for (;;) {
+    if (!spinFor(isNew)) {
+      std::unique_lock<std::mutex> lock(context->mutex);
+      context->sleepers.fetch_add(1);
+      context->wake.wait(lock, isNew);
+      context->sleepers.fetch_sub(1);
+    }
+    if (context->stop.load()) return;
+    seen = jobOf(context->ticket.load(std::memory_order_acquire));
+    runTasks(context, seen, thread);
+  }
+}
+
+extern "C" {
+TY_PUBLIC TyContext* ty_context_create(int threads) {
+  TyContext* context = new TyContext();
+  context->scratch = std::vector<Block>(size_t(threads));
+  for (int i = 1; i < threads; i++) context->workers.emplace_back(workerLoop, context, i);
+  return context;
+}
+
+TY_PUBLIC void ty_context_destroy(TyContext* context) {
+  {
+    std::lock_guard<std::mutex> lock(context->mutex);
+    context->stop.store(true);
+  }
+  context->wake.notify_all();
+  for (auto& worker : context->workers) worker.join();
+  delete context;
+}
+
+TY_PUBLIC int ty_threads(const TyContext* context) { return int(context->scratch.size()); }
+
+void ty_parallel_for(TyContext* context, int64_t tasks, TyTask task, void* argument) {
+  if (tasks <= 1 || context->workers.empty()) {
+    for (int64_t i = 0; i < tasks; i++) task(argument, i, 0);
+    return;
+  }
+  // Close the ticket first: a late thread that reads the new fields cannot claim with the old ticket any more.
+  const uint64_t job = (jobOf(context->ticket.load(std::memory_order_relaxed)) + 1) & (~uint64_t(0) >> kTaskBits);
+  context->ticket.store((job << kTaskBits) | kTaskMask, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_release);
+  context->tasks.store(tasks, std::memory_order_relaxed);
+  context->task.store(task, std::memory_order_relaxed);
+  context->argument.store(argument, std::memory_order_relaxed);
+  context->done.store(0, std::memory_order_relaxed);
+  context->ticket.store(job << kTaskBits);
+  // seq_cst on both sides: either we see the sleeper, or it sees the new ticket before it sleeps.
+  if (context->sleepers.load() > 0) {
+    { std::lock_guard<std::mutex> lock(context->mutex); }
+    context->wake.notify_all();
+  }
+  runTasks(context, job, 0);
+  const auto isDone = [&] { return context->done.load() == tasks; };
+  if (spinFor(isDone)) return;
+  std::unique_lock<std::mutex> lock(context->mutex);
+  context->callerSleeps.store(true);
+  context->finished.wait(lock, isDone);
+  context->callerSleeps.store(false);
+}
+
+void* ty_scratch(TyContext* context, int thread, size_t bytes) {
+  return context->scratch[size_t(thread)].atLeast(bytes);
+}
+void* ty_shared_scratch(TyContext* context, size_t bytes) { return context->shared.atLeast(bytes); }
+
+// Memory of tensors; 0 when there is not enough.
+TY_PUBLIC int64_t ty_allocate(int64_t bytes) { return reinterpret_cast<int64_t>(allocate(size_t(bytes))); }
+TY_PUBLIC void ty_free(int64_t address) { free(reinterpret_cast<void*>(address)); }
+
+// Runs `repeats` jobs of `tasks` tasks, each of which adds its number to *sum (int64): what a fork and join costs, and
+// whether every task ran exactly once.
+TY_PUBLIC void ty_fork_join(int64_t context, int64_t repeats, int64_t tasks, int64_t sum) {
+  std::atomic<int64_t> total(0);
+  for (int64_t i = 0; i < repeats; i++)
+    parallel_for(reinterpret_cast<TyContext*>(context), tasks,
+                 [&](int64_t task, int) { total.fetch_add(task, std::memory_order_relaxed); });
+  *reinterpret_cast<int64_t*>(sum) = total.load();
+}
+
+// The widest instruction set (isa.h: 5, 2 or 0) that this processor and operating system support, plus 16 where
+// AVX512-BF16 is there too. __builtin_cpu_supports asks the operating system for the register state as well.
+TY_PUBLIC int ty_isa() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    return 5 | (__builtin_cpu_supports("avx512bf16") ? 16 : 0);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 2;
+#endif
+  return 0;
+}
+}

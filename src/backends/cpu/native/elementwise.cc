@@ -1,0 +1,167 @@
+// Copies, sums and embeddings: bandwidth-bound kernels over flat ranges or rows.
+#include "context.h"
+#include "simd.h"
+
+namespace {
+// Elements of one task of a flat kernel: large enough that a fork pays, a function of nothing but the size.
+constexpr int64_t kChunk = 1 << 15;
+// Reductions combine one partial for each chunk of this many elements, in order.
+constexpr int64_t kSumChunk = 1 << 14;
+
+
+// f(vector index) over [0, n): whole vectors through `body`, the tail through `tail`.
+template <typename F>
+static void flat(int64_t context, int64_t n, const F& body) {
+  parallel_for(reinterpret_cast<TyContext*>(context), blocks(n, kChunk), [&](int64_t task, int) {
+    const int64_t to = least(n, (task + 1) * kChunk);
+    int64_t i = task * kChunk;
+    for (; i + W <= to; i += W) body(i, W);
+    if (i < to) body(i, to - i);
+  });
+}
+
+
+
+// Sum of f(x) over a range in f64: 8 lanes would be lost in one double, so vectors of doubles.
+template <typename G>
+static double sumChunk(const float* x, int64_t n, const G& g) {
+  vd s{};
+  int64_t i = 0;
+  for (; i + W <= n; i += W) s += g(to_double(load(x + i)));
+  if (i < n) s += g(to_double(load_partial(x + i, n - i)));
+  return hsum(s);
+}
+
+template <typename G>
+static double orderedSum(int64_t context, const float* x, int64_t n, const G& g) {
+  TyContext* ctx = reinterpret_cast<TyContext*>(context);
+  const int64_t chunks = blocks(n, kSumChunk);
+  double* partial = static_cast<double*>(ty_shared_scratch(ctx, size_t(chunks + 1) * 8));
+  const int64_t perTask = 4;
+  parallel_for(ctx, blocks(chunks, perTask), [&](int64_t task, int) {
+    for (int64_t c = task * perTask; c < least(chunks, (task + 1) * perTask); c++)
+      partial[c] = sumChunk(x + c * kSumChunk, least(kSumChunk, n - c * kSumChunk), g);
+  });
+  double total = 0;
+  for (int64_t c = 0; c < chunks; c++) total += partial[c];
+  return total;
+}
+}  // namespace
+
+TY_EXPORT(ty_fill)(int64_t context, int64_t out, int64_t rows, int64_t columns, int64_t stride, double value) {
+  const vf v = splat(float(value));
+  if (stride == columns) {
+    flat(context, rows * columns, [&](int64_t i, int64_t n) { put(F(out) + i, v, n); });
+    return;
+  }
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t j = 0; j < columns; j += W) put(F(out) + r * stride + j, v, least(W, columns - j));
+}
+
+TY_EXPORT(ty_copy)(int64_t context, int64_t out, int64_t outStride, int64_t x, int64_t xStride, int64_t rows,
+                   int64_t columns) {
+  const int64_t perTask = rows_per_task(columns, kChunk);
+  parallel_for(reinterpret_cast<TyContext*>(context), blocks(rows, perTask), [&](int64_t task, int) {
+    for (int64_t r = task * perTask; r < least(rows, (task + 1) * perTask); r++)
+      memcpy(F(out) + r * outStride, F(x) + r * xStride, size_t(columns) * 4);
+  });
+}
+
+TY_EXPORT(ty_add)(int64_t context, int64_t out, int64_t a, int64_t b, int64_t n) {
+  flat(context, n, [&](int64_t i, int64_t k) { put(F(out) + i, get(F(a) + i, k) + get(F(b) + i, k), k); });
+}
+
+// Rows may be column slices.
+TY_EXPORT(ty_accumulate)(int64_t context, int64_t out, int64_t outStride, int64_t x, int64_t xStride, int64_t rows,
+                         int64_t columns) {
+  if (outStride == columns && xStride == columns) {
+    flat(context, rows * columns,
+         [&](int64_t i, int64_t n) { put(F(out) + i, get(F(out) + i, n) + get(F(x) + i, n), n); });
+    return;
+  }
+  const int64_t perTask = rows_per_task(columns, kChunk);
+  parallel_for(reinterpret_cast<TyContext*>(context), blocks(rows, perTask), [&](int64_t task, int) {
+    for (int64_t r = task * perTask; r < least(rows, (task + 1) * perTask); r++)
+      for (int64_t j = 0; j < columns; j += W) {
+        const int64_t n = least(W, columns - j);
+        float* o = F(out) + r * outStride + j;
+        put(o, get(o, n) + get(F(x) + r * xStride + j, n), n);
+      }
+  });
+}
+
+TY_EXPORT(ty_axpby)(int64_t context, int64_t out, int64_t x, int64_t y, int64_t n, double alpha, double beta) {
+  const float a = float(alpha), b = float(beta);
+  flat(context, n, [&](int64_t i, int64_t k) { put(F(out) + i, a * get(F(x) + i, k) + b * get(F(y) + i, k), k); });
+}
+
+// out[N] (+)= sum over rows: a task owns columns, rows are added in order in blocks of 64.
+TY_EXPORT(ty_sum_rows)(int64_t context, int64_t out, int64_t x, int64_t rows, int64_t columns, int64_t stride,
+                       int32_t accumulate) {
+  constexpr int64_t strip = 4 * W;
+  parallel_for(reinterpret_cast<TyContext*>(context), blocks(columns, strip), [&](int64_t task, int) {
+    for (int64_t j = task * strip; j < least(columns, (task + 1) * strip); j += W) {
+      const int64_t n = least(W, columns - j);
+      vf total{};
+      for (int64_t r0 = 0; r0 < rows; r0 += 64) {
+        vf s{};
+        for (int64_t r = r0; r < least(rows, r0 + 64); r++) s += get(F(x) + r * stride + j, n);
+        total += s;
+      }
+      float* o = F(out) + j;
+      put(o, accumulate ? get(o, n) + total : total, n);
+    }
+  });
+}
+
+// scalars are the f64 slots of core/kernels.ts (SCALAR): 3 sum of squares, 4 norm, 5 clip factor, 6 finite, 7 scale.
+TY_EXPORT(ty_scaled_sum)(int64_t context, int64_t out, int64_t x, int64_t n, int64_t scalars, int32_t accumulate) {
+  double* o = reinterpret_cast<double*>(out);
+  const double scale = reinterpret_cast<const double*>(scalars)[7];
+  const double total = scale * orderedSum(context, F(x), n, [](vd v) { return v; });
+  *o = accumulate ? *o + total : total;
+}
+
+TY_EXPORT(ty_sum_of_squares)(int64_t context, int64_t scalars, int64_t x, int64_t n, int32_t accumulate) {
+  double* s = reinterpret_cast<double*>(scalars);
+  const double total = orderedSum(context, F(x), n, [](vd v) { return v * v; });
+  s[3] = accumulate ? s[3] + total : total;
+}
+
+TY_EXPORT(ty_clip_factor)(int64_t, int64_t scalars, double maxNorm) {
+  double* s = reinterpret_cast<double*>(scalars);
+  s[4] = sqrt(s[3]);
+  s[6] = s[4] - s[4] == 0 ? 1 : 0;
+  s[5] = maxNorm > 0 && s[4] > maxNorm ? maxNorm / s[4] : 1;
+}
+
+TY_EXPORT(ty_normalize)(int64_t context, int64_t out, int64_t x, int64_t n, double eps) {
+  const double norm = sqrt(orderedSum(context, F(x), n, [](vd v) { return v * v; }));
+  const vf factor = splat(float(1 / (norm + eps)));
+  flat(context, n, [&](int64_t i, int64_t k) { put(F(out) + i, get(F(x) + i, k) * factor, k); });
+}
+
+TY_EXPORT(ty_embedding)(int64_t context, int64_t out, int64_t table, int64_t ids, int64_t count, int64_t width) {
+  const int32_t* id = reinterpret_cast<const int32_t*>(ids);
+  const int64_t perTask = rows_per_task(width, kChunk);
+  parallel_for(reinterpret_cast<TyContext*>(context), blocks(count, perTask), [&](int64_t task, int) {
+    for (int64_t n = task * perTask; n < least(count, (task + 1) * perTask); n++)
+      memcpy(F(out) + n * width, F(table) + int64_t(id[n]) * width, size_t(width) * 4);
+  });
+}
+
+// A task owns a strip of columns and adds the rows in the order of n: no atomics, the same bits on any thread count.
+TY_EXPORT(ty_embedding_backward)(int64_t context, int64_t dTable, int64_t dOut, int64_t ids, int64_t count,
+                                 int64_t width) {
+  const int32_t* id = reinterpret_cast<const int32_t*>(ids);
+  constexpr int64_t strip = 4 * W;
+  parallel_for(reinterpret_cast<TyContext*>(context), blocks(width, strip), [&](int64_t task, int) {
+    const int64_t from = task * strip, to = least(width, from + strip);
+    for (int64_t n = 0; n < count; n++)
+      for (int64_t j = from; j < to; j += W) {
+        const int64_t k = least(W, to - j);
+        float* o = F(dTable) + int64_t(id[n]) * width + j;
+        put(o, get(o, k) + get(F(dOut) + n * width + j, k), k);
+      }
+  });
+}

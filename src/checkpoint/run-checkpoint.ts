@@ -1,0 +1,139 @@
+// What a checkpoint of a training run holds: a folder that Hugging Face tools load (weights, config, tokenizer) and
+// `state/` for the trainer: optimizer moments as safetensors under Hugging Face names, and `trainer.json`. Everything
+// is in global coordinates, so that another layout can load it.
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { range } from '../core/arena.ts'
+import { CheckpointError } from '../core/errors.ts'
+import { show } from '../core/tensor.ts'
+import type { Optimizer } from '../optim/optimizer.ts'
+import { isJsonObject, readJsonObject, someNames, writeJson } from './files.ts'
+import { deviceSource, fill, type HfTensor, hfTensors, loadHfWeights, saveHfFolder, type TokenizerFiles } from './hf.ts'
+import type { HfConfig, WeightsDtype } from './hf-config.ts'
+import { writeCheckpoint } from './store.ts'
+import { WeightsFolder, writeWeightsFolder } from './weights-folder.ts'
+
+/** All that a trainer needs beside weights and moments to go on as if it had not stopped. JSON values only. */
+export interface TrainerState {
+  /** Optimizer steps done. */
+  readonly step: number
+  readonly seed: number
+  /** Position of the loader, as it gave it. */
+  readonly data: unknown
+  /** Learning-rate schedule and anything it carries along. */
+  readonly schedule: unknown
+  /** ISA path, threads, kernel versions: where it differs, bit-equality is off and the trainer says so. */
+  readonly numerics: Readonly<Record<string, string | number | boolean>>
+  /** Hash of the resolved configuration. */
+  readonly configHash: string
+}
+
+export interface RunCheckpoint {
+  readonly model: object
+  readonly config: HfConfig
+  readonly tokenizerFiles: TokenizerFiles
+  readonly optimizer: Optimizer
+  readonly trainer: TrainerState
+}
+
+/** Writes `<run>/checkpoints/step-N` for `trainer.step`; see `writeCheckpoint` for what survives what. */
+export async function saveRunCheckpoint(
+  runDir: string,
+  { model, config, tokenizerFiles, optimizer, trainer }: RunCheckpoint,
+  options: { keepLast?: number } = {},
+): Promise<string> {
+  return await writeCheckpoint(
+    runDir,
+    trainer.step,
+    async (folder) => {
+      // Weights in the device's own type: a resumed run starts from the very bits.
+      await saveHfFolder(model, config, tokenizerFiles, folder, { dtype: dtypeOf(optimizer) })
+      await saveOptimizerState(join(folder, 'state'), model, optimizer)
+      await writeJson(join(folder, 'state', 'trainer.json'), { version: 1, optimizer: optimizer.rule.name, ...trainer })
+    },
+    options,
+  )
+}
+
+function dtypeOf(optimizer: Optimizer): WeightsDtype {
+  return optimizer.arenas[0]?.weights.dtype === 'f64' ? 'f64' : 'f32'
+}
+
+/** Fills a materialised model and its optimizer from a checkpoint and gives the trainer's state. */
+export function loadRunCheckpoint(
+  folder: string,
+  { model, optimizer }: { model: object; optimizer: Optimizer },
+): TrainerState {
+  const trainer = readTrainerState(folder, optimizer.rule.name)
+  loadHfWeights(model, folder)
+  loadOptimizerState(join(folder, 'state'), model, optimizer)
+  return trainer
+}
+
+/** Reads `state/trainer.json`. @param optimizer  the rule that must have written it */
+export function readTrainerState(folder: string, optimizer?: string): TrainerState {
+  const path = join(folder, 'state', 'trainer.json')
+  const json = readJsonObject(path)
+  const { step, seed, data, schedule, numerics, configHash } = json
+  const isWhole = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0
+  if (json.version !== 1) throw new CheckpointError(`${path}: expected version 1, got ${JSON.stringify(json.version)}`)
+  if (!isWhole(step) || !isWhole(seed) || !isJsonObject(numerics) || typeof configHash !== 'string') {
+    throw new CheckpointError(
+      `${path}: expected step, seed, numerics and configHash; the file is not a trainer's state`,
+    )
+  }
+  if (optimizer !== undefined && json.optimizer !== optimizer) {
+    throw new CheckpointError(
+      `${path}: its moments are of optimizer ${JSON.stringify(json.optimizer)}, this run uses ${optimizer}; start a new run from its weights instead`,
+    )
+  }
+  return { step, seed, data, schedule, numerics: numerics as TrainerState['numerics'], configHash }
+}
+
+/** A state of the optimizer in Hugging Face coordinates: `m.model.norm.weight`. */
+interface StateTensor {
+  readonly name: string
+  readonly view: HfTensor['view']
+}
+
+function stateTensors(model: object, optimizer: Optimizer): StateTensor[] {
+  const byParameter = Map.groupBy(hfTensors(model), ({ parameter }) => parameter)
+  return optimizer.states.flatMap(({ arena, states }) =>
+    Object.entries(states).flatMap(([state, flat]) =>
+      arena.segments.flatMap((segment) => {
+        return (byParameter.get(segment.parameter) ?? []).map(({ name, view }) => {
+          const flatPart = range(flat, segment.offset + view.offset, view.size)
+          return { name: `${state}.${name}`, view: flatPart.reshape(...view.shape) }
+        })
+      }),
+    ),
+  )
+}
+
+/** Writes every moment of the optimizer into the weights files of a folder. */
+export async function saveOptimizerState(folder: string, model: object, optimizer: Optimizer): Promise<void> {
+  mkdirSync(folder, { recursive: true })
+  const dtype = dtypeOf(optimizer)
+  const sources = stateTensors(model, optimizer).map(({ name, view }) => deviceSource(name, dtype, view))
+  await writeWeightsFolder(folder, sources)
+}
+
+/** @throws CheckpointError if names or shapes are not exactly those of this optimizer */
+export function loadOptimizerState(folder: string, model: object, optimizer: Optimizer): void {
+  using weights = new WeightsFolder(folder)
+  const tensors = stateTensors(model, optimizer)
+  const wanted = new Set(tensors.map(({ name }) => name))
+  const missing = [...wanted].filter((name) => !weights.has(name))
+  const unexpected = weights.names.filter((name) => !wanted.has(name))
+  if (missing.length > 0 || unexpected.length > 0) {
+    const problem = missing.length > 0 ? `${someNames(missing)} missing` : `${someNames(unexpected)} unexpected`
+    throw new CheckpointError(`${folder}: its moments are not those of this model and optimizer: ${problem}`)
+  }
+  for (const { name, view } of tensors) {
+    const { shape } = weights.entry(name)
+    if (show(shape) !== show(view.shape)) {
+      throw new CheckpointError(`${folder}: ${name} must be ${show(view.shape)}, but is ${show(shape)}`)
+    }
+  }
+  for (const { name, view } of tensors) fill(view, name, weights)
+}

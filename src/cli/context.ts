@@ -1,0 +1,88 @@
+// The RunContext of the command line: standard streams, the environment, Ctrl-C. The one place besides main.ts that
+// touches `process`.
+import type { InterruptScope, LiveView, RecipeCatalog, RunContext } from '../config/context.ts'
+import { type Display, liveOnPipe, liveOnTerminal } from './live.ts'
+import { openPrompter } from './prompt.ts'
+
+const COLUMNS_WITHOUT_TERMINAL = 100
+/** 128 + SIGINT, what shells expect of an interrupted program. */
+const EXIT_INTERRUPTED = 130
+
+/** Opens the context. close() gives the terminal back; call it whatever happened. */
+export function openContext(recipes: RecipeCatalog): { context: RunContext; close(): void } {
+  const { stdout, stderr, stdin, env } = process
+  const canRedraw = stdout.isTTY === true && env.TERM !== 'dumb' && env.TERM !== 'linux'
+  const hasColor = stdout.isTTY === true && env.TERM !== 'dumb' && !env.NO_COLOR
+  const run = new AbortController()
+  const prompter = openPrompter()
+  const scopes: AbortController[] = []
+  let display: Display | undefined
+
+  const print = (write: () => void): void => {
+    if (display === undefined) write()
+    else display.printAbove(write)
+  }
+  const onSignal = (): void => {
+    const scope = scopes.at(-1)
+    if (scope !== undefined && !scope.signal.aborted) {
+      scope.abort()
+    } else if (run.signal.aborted) {
+      close()
+      process.exit(EXIT_INTERRUPTED)
+    } else {
+      print(() => stderr.write('\nstopping after this step; Ctrl-C again to stop at once\n'))
+      run.abort()
+    }
+  }
+  process.on('SIGINT', onSignal)
+  process.on('SIGTERM', onSignal)
+
+  const close = (): void => {
+    process.off('SIGINT', onSignal)
+    process.off('SIGTERM', onSignal)
+    display?.stop()
+    display = undefined
+    prompter.close()
+  }
+
+  const context: RunContext = {
+    cwd: process.cwd(),
+    env,
+    recipes,
+    isTerminal: canRedraw,
+    hasColor,
+    canPrompt: stdin.isTTY === true && stdout.isTTY === true,
+    get columns() {
+      return stdout.columns ?? COLUMNS_WITHOUT_TERMINAL
+    },
+    log: (line) => print(() => stdout.write(`${line}\n`)),
+    write: (text) => print(() => stdout.write(text)),
+    warn: (line) => print(() => stderr.write(`${line}\n`)),
+    live(view: LiveView) {
+      display?.stop()
+      const opened = canRedraw ? liveOnTerminal(view, stdout) : liveOnPipe(view, (text) => stdout.write(text))
+      display = opened
+      return {
+        update: () => opened.update(),
+        stop() {
+          opened.stop()
+          if (display === opened) display = undefined
+        },
+      }
+    },
+    prompt: (question) => (context.canPrompt ? prompter.ask(question) : Promise.resolve(undefined)),
+    signal: run.signal,
+    turn: () => new Promise((resolve) => setImmediate(resolve)),
+    interruptScope(): InterruptScope {
+      const scope = new AbortController()
+      scopes.push(scope)
+      return {
+        signal: scope.signal,
+        [Symbol.dispose]() {
+          scopes.splice(scopes.indexOf(scope), 1)
+        },
+      }
+    },
+  }
+  return { context, close }
+}

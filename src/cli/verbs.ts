@@ -1,0 +1,56 @@
+// The verbs of the command line: words -> one line for the list, and the recipe, imported only when it is asked for.
+import type { RecipeCatalog } from '../config/context.ts'
+import type { Recipe } from '../config/recipe.ts'
+
+export interface Verb {
+  /** The recipe's own summary, repeated so that the list of verbs loads no recipe (a test compares them). */
+  summary: string
+  load(): Promise<Recipe>
+}
+
+/** In the order in which a newcomer meets them. */
+export const verbs: Readonly<Record<string, Verb>> = {
+  doctor: {
+    summary: 'show what this machine has, and what each missing thing would enable',
+    load: async () => (await import('../recipes/doctor.ts')).default,
+  },
+  'import hf': {
+    summary: 'check a Hugging Face folder and copy it into a clean one',
+    load: async () => (await import('../recipes/import.ts')).importHf,
+  },
+  'import llama2c': {
+    summary: 'turn a llama2.c model file into a Hugging Face folder',
+    load: async () => (await import('../recipes/import.ts')).importLlama2cRecipe,
+  },
+  'export hf': {
+    summary: 'write a model as a Hugging Face folder',
+    load: async () => (await import('../recipes/export.ts')).exportHf,
+  },
+  'export llama2c': {
+    summary: 'write a Llama model as a llama2.c file',
+    load: async () => (await import('../recipes/export.ts')).exportLlama2cRecipe,
+  },
+  schema: {
+    summary: "print the JSON schema of a verb's options, for your editor",
+    load: async () => (await import('../recipes/schema.ts')).default,
+  },
+}
+
+export const catalog: RecipeCatalog = {
+  names: Object.keys(verbs),
+  load: async (name) => (Object.hasOwn(verbs, name) ? verbs[name]!.load() : undefined),
+}
+
+/** The verb at the start of `argv`, the longest that fits, and the arguments after it. */
+export function matchVerb(argv: readonly string[]): { name: string; rest: string[] } | undefined {
+  for (const length of [2, 1]) {
+    const name = argv.slice(0, length).join(' ')
+    if (argv.length >= length && Object.hasOwn(verbs, name)) return { name, rest: argv.slice(length) }
+  }
+  return undefined
+}
+
+/** Verbs that start with this word: 'import' -> ['import hf', 'import llama2c']. */
+export function subVerbs(word: string): string[] {
+  return catalog.names.filter((name) => name.startsWith(`${word} `))
+}

@@ -1,0 +1,108 @@
+// Defaults, configuration files and flags into one checked configuration. Every refusal names the field as the user
+// wrote it, the value, what was expected, and an example.
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { parseDocument } from 'yaml'
+import type { z } from 'zod'
+import { ConfigError } from '../core/errors.ts'
+import { exampleOf, expectation, type Field, inputSchema, listFields, type SchemaNode } from './field.ts'
+import { refuseUnknownKeys } from './flags.ts'
+import { getKey, isObject, type JsonObject, overlay } from './values.ts'
+
+/** Values from one place. A later layer wins over an earlier one. */
+export interface ConfigLayer {
+  /** 'flags', or the name of the file: how messages spell its keys. */
+  source: 'flags' | (string & {})
+  values: JsonObject
+}
+
+/**
+ * Reads a YAML or JSON file (JSON is YAML) of options.
+ * @throws ConfigError when it cannot be read or is not a mapping
+ */
+export function readConfigFile(path: string, cwd: string): ConfigLayer {
+  let text: string
+  try {
+    text = readFileSync(resolve(cwd, path), 'utf8')
+  } catch (cause) {
+    throw new ConfigError(`--config ${path}: the file could not be read (${(cause as Error).message})`, { cause })
+  }
+  const document = parseDocument(text)
+  const [error] = document.errors
+  if (error !== undefined) {
+    throw new ConfigError(`${path}: not valid YAML: ${error.message.split('\n')[0]!.replace(/:$/, '')}`, {
+      cause: error,
+    })
+  }
+  const values: unknown = document.toJS() ?? {}
+  if (!isObject(values)) {
+    throw new ConfigError(`${path}: expected a mapping such as "lr: 3e-4", got ${JSON.stringify(values).slice(0, 60)}`)
+  }
+  return { source: path, values }
+}
+
+/**
+ * The configuration of recipe `name`: defaults of `config` under `layers`.
+ * @throws ConfigError naming unknown keys, missing and wrong values, one line each
+ */
+export function resolveConfig<C extends z.ZodObject>(
+  name: string,
+  config: C,
+  layers: readonly ConfigLayer[],
+): z.output<C> {
+  const fields = listFields(config)
+  let merged: JsonObject = {}
+  for (const layer of layers) {
+    refuseUnknownKeys(name, layer.source, layer.values, fields)
+    merged = overlay(merged, layer.values)
+  }
+  const result = config.safeParse(withGroups(merged, inputSchema(config)))
+  if (result.success) return result.data
+  const sentences = result.error.issues.map((issue) => refusal(name, issue, merged, fields, layers))
+  throw new ConfigError([...new Set(sentences)].join('\n'), { cause: result.error })
+}
+
+/** Adds the groups that nobody wrote a key of, so that their own defaults apply and missing keys are named. */
+function withGroups(values: JsonObject, node: SchemaNode): JsonObject {
+  const result = { ...values }
+  for (const [name, child] of Object.entries(node.properties ?? {})) {
+    if (child.properties === undefined) continue
+    const isWanted = node.required?.includes(name) === true || isObject(result[name])
+    if (isWanted) result[name] = withGroups(isObject(result[name]) ? result[name] : {}, child)
+  }
+  return result
+}
+
+function refusal(
+  recipe: string,
+  issue: z.core.$ZodIssue,
+  merged: JsonObject,
+  fields: readonly Field[],
+  layers: readonly ConfigLayer[],
+): string {
+  const path = issue.path.map(String)
+  const field = fields.find(({ key }) => key === path.slice(0, key.split('.').length).join('.'))
+  const value = field === undefined ? getKey(merged, issue.path) : getKey(merged, field.key.split('.'))
+  const spelled = spell(recipe, field?.key ?? path.join('.'), layers)
+  if (field === undefined || issue.code === 'custom') {
+    const got = value === undefined || isObject(value) ? '' : `, got ${JSON.stringify(value)}`
+    return `${spelled}: ${issue.message}${got}`
+  }
+  const unit = field.unit === undefined ? '' : ` (${field.unit})`
+  const expected = (field.node.enum ?? []).length > 8 ? issue.message : expectation(field.node)
+  const example = exampleOf(field)
+  const exampleText = example === undefined ? '' : `; for example --${field.key} ${example}`
+  if (value === undefined)
+    return `${recipe} needs --${field.key}, ${field.description}: ${expected}${unit}${exampleText}`
+  // A string field may have a rule of its own, such as a pattern, which expectation() does not put into words.
+  const rule = issue.code === 'invalid_format' ? ` (${issue.message})` : ''
+  return `${spelled} must be ${expected}${unit}${rule}, got ${JSON.stringify(value)}${exampleText}`
+}
+
+/** The name of a key as the user gave it: '--lr', or 'run.yaml: lr'. */
+function spell(recipe: string, key: string, layers: readonly ConfigLayer[]): string {
+  const source = layers.findLast((layer) => getKey(layer.values, key.split('.')) !== undefined)?.source
+  if (key === '') return recipe
+  if (source === undefined || source === 'flags') return `${recipe}: --${key}`
+  return `${source}: ${key}`
+}

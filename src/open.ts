@@ -1,0 +1,55 @@
+// Opens a device by name: the only file that knows which backends exist. A backend is loaded when it is first asked for.
+import type { CpuDevice } from './backends/cpu/device.ts'
+import type { Isa } from './backends/cpu/library.ts'
+import type { CpuOptions } from './backends/cpu/open-cpu.ts'
+import { ConfigError } from './core/errors.ts'
+
+type Environment = Readonly<Record<string, string | undefined>>
+
+/** What each device is opened with. */
+interface OptionsOf {
+  cpu: CpuOptions
+}
+
+/** What each device is. */
+interface DeviceOf {
+  cpu: CpuDevice
+}
+
+export type DeviceName = keyof DeviceOf
+
+/**
+ * Opens a device. Environment variables fill in what `options` leaves open: TRAINYARD_CPU_ISA (base, avx2 or avx512:
+ * the widest instruction set to use), XDG_CACHE_HOME (parent of the cache of built kernels), CXX (the compiler that
+ * builds them).
+ * @throws ConfigError for a name or an environment value that is unknown
+ * @throws DeviceError when the device cannot be opened
+ */
+export async function openDevice<Name extends DeviceName>(
+  name: Name,
+  options: OptionsOf[Name] = {},
+  env: Environment = process.env,
+): Promise<DeviceOf[Name]> {
+  switch (name) {
+    case 'cpu': {
+      const { openCpuDevice } = await import('./backends/cpu/open-cpu.ts')
+      return openCpuDevice({ ...(await cpuOptionsFrom(env)), ...options })
+    }
+    default:
+      throw new ConfigError(`openDevice: the device must be cpu, got ${name}`)
+  }
+}
+
+async function cpuOptionsFrom(env: Environment): Promise<CpuOptions> {
+  const { buildOptionsFrom } = await import('./backends/cpu/build.ts')
+  const { ISAS } = await import('./backends/cpu/library.ts')
+  const options: CpuOptions = buildOptionsFrom(env)
+  const isa = env.TRAINYARD_CPU_ISA
+  if (isa !== undefined && isa !== '') {
+    if (!(ISAS as readonly string[]).includes(isa)) {
+      throw new ConfigError(`TRAINYARD_CPU_ISA: must be one of ${ISAS.join(', ')}, got ${isa}`)
+    }
+    options.isa = isa as Isa
+  }
+  return options
+}

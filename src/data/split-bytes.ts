@@ -54,8 +54,9 @@ export async function* splitBytes(
     chunk.copy(buffer, end)
     end += chunk.length
     if (delimiter !== undefined) {
+      const filled = buffer.subarray(0, end)
       for (;;) {
-        const at = buffer.subarray(0, end).indexOf(delimiter, searched)
+        const at = filled.indexOf(delimiter, searched)
         if (at < 0) break
         yield record(at)
         line += countNewlines(delimiter)

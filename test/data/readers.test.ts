@@ -127,7 +127,7 @@ test('gzip with several members, Zstandard with several frames, damaged and cut-
     zstdCompressSync(parts[0]!, { params: { [constants.ZSTD_c_checksumFlag]: 1 } }),
     zstdCompressSync(''),
     skippable,
-    zstdCompressSync('\n'.repeat(500_000)),
+    zstdCompressSync('\n'.repeat(50_000)),
     zstdCompressSync(parts[1]!, { params: { [constants.ZSTD_c_contentSizeFlag]: 0 } }),
   ])
   assert.deepEqual((await read(file('a.jsonl.gz', gzipped))).texts, expected)

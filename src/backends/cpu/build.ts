@@ -10,7 +10,15 @@ import { promisify } from 'node:util'
 import { DeviceError } from '../../core/errors.ts'
 
 const SOURCES = fileURLToPath(new URL('./native/', import.meta.url))
-const COMMON = ['-std=c++17', '-O3', '-fPIC', '-fvisibility=hidden', '-Wno-psabi', '-fno-math-errno', '-fno-trapping-math']
+const COMMON = [
+  '-std=c++17',
+  '-O3',
+  '-fPIC',
+  '-fvisibility=hidden',
+  '-Wno-psabi',
+  '-fno-math-errno',
+  '-fno-trapping-math',
+]
 const AVX512 = ['-mavx512f', '-mavx512bw', '-mavx512dq', '-mavx512vl', '-mavx2', '-mfma', '-mprefer-vector-width=512']
 /** Compilers run at a time: more than two fill the memory of small machines. */
 const PARALLEL_COMPILES = 2

@@ -34,6 +34,10 @@ constexpr int64_t KC = 768;
 // Panels of A that a task packs at most (344 KiB of second-level cache), and bytes of B that are packed at a time.
 constexpr int64_t kPanelsA = 8;
 constexpr int64_t kBytesB = 6 << 20;
+constexpr int64_t kPanelsPerPack = 4;
+// Floats between panels: whole-vector writes run over a panel's end, and panels a power of two apart would fight for the
+// same lines of the first-level cache.
+constexpr int64_t kPadding = 16;
 
 struct Operand {
   const float* data;
@@ -96,45 +100,72 @@ static void packAcross(float* out, const float* in, int64_t stride, int64_t rows
   }
 }
 
-// Packs kc steps from a matrix whose rows run across the panel: `columns` floats of each row may be read.
+// Packs kc steps of `panels` panels, `panelFloats` apart, from a matrix whose rows run across them: `columns` floats of
+// each row are left. All panels of a row at once, and rows ahead of time: rows of wide matrices are pages apart, where no
+// hardware prefetcher follows.
 template <typename P, int STEP, int VECTORS>
-static void packAlong(float* out, const float* in, int64_t stride, int64_t columns, int64_t kc) {
-  const bool whole = columns >= VECTORS * W;
+static void packAlong(float* out, int64_t panelFloats, int64_t panels, const float* in, int64_t stride, int64_t columns,
+                      int64_t kc) {
+  constexpr int64_t kAhead = 8 * P::kDepth;
+  const int64_t whole = columns < VECTORS * W ? 0 : least(panels, (columns - VECTORS * W) / STEP + 1);
   for (int64_t k = 0; k < kc; k += P::kDepth, in += P::kDepth * stride, out += STEP) {
     const bool hasNext = P::kDepth == 2 && k + 1 < kc;
-#pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++) {
-      const float* from = in + v * W;
-      if (whole) {
-        store(out + v * W, P::pack(load(from), hasNext ? load(from + stride) : vf{}));
-      } else {
-        const int64_t n = columns - v * W < 0 ? 0 : least(W, columns - v * W);
-        store(out + v * W, P::pack(get(from, n), hasNext ? get(from + stride, n) : vf{}));
+    for (int64_t p = 0; p < whole; p++) {
+      const float* from = in + p * STEP;
+      if (k + kAhead + P::kDepth <= kc) {
+        __builtin_prefetch(from + kAhead * stride);
+        if (VECTORS == 2) __builtin_prefetch(from + kAhead * stride + W);
+        if (P::kDepth == 2) __builtin_prefetch(from + (kAhead + 1) * stride);
+        if (P::kDepth == 2 && VECTORS == 2) __builtin_prefetch(from + (kAhead + 1) * stride + W);
       }
+#pragma GCC unroll 2
+      for (int v = 0; v < VECTORS; v++)
+        store(out + p * panelFloats + v * W, P::pack(load(from + v * W), hasNext ? load(from + stride + v * W) : vf{}));
     }
+    for (int64_t p = whole; p < panels; p++)
+      for (int v = 0; v < VECTORS; v++) {
+        const float* from = in + p * STEP + v * W;
+        const int64_t left = columns - p * STEP - v * W, n = left < 0 ? 0 : least(W, left);
+        store(out + p * panelFloats + v * W, P::pack(get(from, n), hasNext ? get(from + stride, n) : vf{}));
+      }
   }
 }
 
-// A panel of B: VECTORS * W columns from n0 on, `columns` of them real.
-template <typename P, int VECTORS>
-static void packPanelB(float* out, const Operand& b, int64_t k0, int64_t kc, int64_t n0, int64_t columns) {
+// `panels` panels of B from column n0 on, `columns` of them left. The very last panel is one vector wide if that is
+// enough for it.
+template <typename P>
+static void packB(float* out, int64_t panelFloats, int64_t panels, const Operand& b, int64_t k0, int64_t kc, int64_t n0,
+                  int64_t columns) {
+  const bool hasNarrow = columns - (panels - 1) * NR <= W;
+  const int64_t wide = hasNarrow ? panels - 1 : panels;
   if (!b.transposed) {
-    packAlong<P, VECTORS * W, VECTORS>(out, b.data + k0 * b.stride + n0, b.stride, columns, kc);
+    const float* in = b.data + k0 * b.stride + n0;
+    packAlong<P, NR, NV>(out, panelFloats, wide, in, b.stride, columns, kc);
+    if (hasNarrow)
+      packAlong<P, W, 1>(out + wide * panelFloats, 0, 1, in + wide * NR, b.stride, columns - wide * NR, kc);
     return;
   }
-  for (int v = 0; v < VECTORS; v++)
-    packAcross<P, VECTORS * W>(out + v * W, b.data + (n0 + v * W) * b.stride + k0, b.stride, columns - v * W, kc);
+  const float* in = b.data + n0 * b.stride + k0;
+  for (int64_t p = 0; p < wide; p++)
+    for (int64_t j = p * NR; j < (p + 1) * NR; j += W)
+      packAcross<P, NR>(out + p * panelFloats + (j - p * NR), in + j * b.stride, b.stride, columns - j, kc);
+  if (hasNarrow)
+    packAcross<P, W>(out + wide * panelFloats, in + wide * NR * b.stride, b.stride, columns - wide * NR, kc);
 }
 
-// A panel of MR rows from m0 on, `rows` of them left in the matrix. Writes whole vectors, so up to W floats past the
-// panel's end are overwritten: panels are packed in order, and the last has room.
+// `panels` panels of MR rows of A from row m0 on, `rows` of them left. Writes whole vectors: up to W floats past each
+// panel's end, which kPadding leaves room for.
 template <typename P>
-static void packPanelA(float* out, const Operand& a, int64_t m0, int64_t rows, int64_t k0, int64_t kc) {
+static void packA(float* out, int64_t panelFloats, int64_t panels, const Operand& a, int64_t m0, int64_t rows,
+                  int64_t k0, int64_t kc) {
   static_assert(MR <= W, "a panel of A is at most one vector wide");
-  if (a.transposed)
-    packAlong<P, MR, 1>(out, a.data + k0 * a.stride + m0, a.stride, rows, kc);
-  else
-    packAcross<P, MR>(out, a.data + m0 * a.stride + k0, a.stride, least(MR, rows), kc);
+  if (a.transposed) {
+    packAlong<P, MR, 1>(out, panelFloats, panels, a.data + k0 * a.stride + m0, a.stride, rows, kc);
+    return;
+  }
+  for (int64_t p = 0; p < panels; p++)
+    packAcross<P, MR>(out + p * panelFloats, a.data + (m0 + p * MR) * a.stride + k0, a.stride, least(MR, rows - p * MR),
+                      kc);
 }
 
 // One tile of C, over `steps` packed words of k.
@@ -251,53 +282,43 @@ static void gemm(TyContext* context, float* c, int64_t cStride, const Operand& a
   // Slabs of k of equal length, whole vectors each.
   const int64_t slabs = blocks(K, KC * P::kDepth);
   const int64_t slab = blocks(blocks(K, slabs), W) * W;
-  const int64_t panelFloats = NR * (slab / P::kDepth);
-  const int64_t allColumnPanels = blocks(N, NR);
-  const int64_t columnBlocks = blocks(allColumnPanels * panelFloats * 4, kBytesB);
-  const int64_t columnPanels = blocks(allColumnPanels, columnBlocks);
-  const int64_t rowPanels = blocks(M, MR);
+  const int64_t floatsA = MR * (slab / P::kDepth) + kPadding, floatsB = NR * (slab / P::kDepth) + kPadding;
+  const int64_t allColumnPanels = blocks(N, NR), rowPanels = blocks(M, MR);
+  const int64_t columnPanels = blocks(allColumnPanels, blocks(allColumnPanels * floatsB * 4, kBytesB));
   const Partition part = partition(rowPanels, columnPanels);
-  float* const packedB = static_cast<float*>(ty_shared_scratch(context, size_t(columnPanels * panelFloats) * 4));
+  float* const packedB = static_cast<float*>(ty_shared_scratch(context, size_t(columnPanels * floatsB) * 4));
 
   for (int64_t n0 = 0; n0 < N; n0 += columnPanels * NR) {
     const int64_t nc = least(columnPanels * NR, N - n0);
-    const int64_t panels = blocks(nc, NR);
+    const int64_t panels = blocks(nc, NR), columnTasks = blocks(panels, part.columnPanels);
     for (int64_t k0 = 0; k0 < K; k0 += slab) {
-      const int64_t kc = least(slab, K - k0), steps = blocks(kc, P::kDepth);
-      const int64_t panelsPerPack = rows_per_task(kc * NR, 1 << 15);
-      parallel_for(context, blocks(panels, panelsPerPack), [&](int64_t task, int) {
-        for (int64_t p = task * panelsPerPack; p < least(panels, (task + 1) * panelsPerPack); p++) {
-          const int64_t columns = nc - p * NR;
-          if (columns > W)
-            packPanelB<P, NV>(packedB + p * panelFloats, b, k0, kc, n0 + p * NR, columns);
-          else
-            packPanelB<P, 1>(packedB + p * panelFloats, b, k0, kc, n0 + p * NR, columns);
-        }
+      const int64_t kc = least(slab, K - k0);
+      parallel_for(context, blocks(panels, kPanelsPerPack), [&](int64_t task, int) {
+        const int64_t p = task * kPanelsPerPack;
+        packB<P>(packedB + p * floatsB, floatsB, least(kPanelsPerPack, panels - p), b, k0, kc, n0 + p * NR, nc - p * NR);
       });
-      const int64_t columnTasks = blocks(panels, part.columnPanels);
       parallel_for(context, blocks(rowPanels, part.rowPanels) * columnTasks, [&](int64_t task, int thread) {
         const int64_t rowFrom = task / columnTasks * part.rowPanels, rowTo = least(rowPanels, rowFrom + part.rowPanels);
         const int64_t from = task % columnTasks * part.columnPanels, to = least(panels, from + part.columnPanels);
-        float* packedA = static_cast<float*>(ty_scratch(context, thread, size_t(kPanelsA * MR * KC + 2 * W) * 4));
-        for (int64_t r = rowFrom; r < rowTo; r++)
-          packPanelA<P>(packedA + (r - rowFrom) * MR * steps, a, r * MR, M - r * MR, k0, kc);
+        float* packedA = static_cast<float*>(ty_scratch(context, thread, size_t(part.rowPanels * floatsA) * 4));
+        packA<P>(packedA, floatsA, rowTo - rowFrom, a, rowFrom * MR, M - rowFrom * MR, k0, kc);
+        const bool isFirst = k0 == 0;
+        Tile t{};
+        t.cStride = cStride;
+        t.steps = blocks(kc, P::kDepth);
+        t.residualStride = e.residualStride;
+        t.add = !isFirst || e.accumulate;
         for (int64_t p = from; p < to; p++) {
           const int64_t n = n0 + p * NR;
-          const bool first = k0 == 0;
-          Tile t{};
-          t.cStride = cStride;
           t.columns = nc - p * NR;
-          t.b = packedB + p * panelFloats;
-          t.steps = steps;
-          t.bias = first && e.bias ? e.bias + n : nullptr;
-          t.residualStride = e.residualStride;
-          t.add = !first || e.accumulate;
+          t.b = packedB + p * floatsB;
+          t.bias = isFirst && e.bias ? e.bias + n : nullptr;
           for (int64_t r = rowFrom; r < rowTo; r++) {
             const int64_t m = r * MR;
-            t.c = c + m * cStride + n;
-            t.a = packedA + (r - rowFrom) * MR * steps;
-            t.residual = first && e.residual ? e.residual + m * e.residualStride + n : nullptr;
             t.rows = least(MR, M - m);
+            t.c = c + m * cStride + n;
+            t.a = packedA + (r - rowFrom) * floatsA;
+            t.residual = isFirst && e.residual ? e.residual + m * e.residualStride + n : nullptr;
             if (t.columns > W)
               runRows<P, NV>(t);
             else

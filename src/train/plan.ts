@@ -55,7 +55,7 @@ export function planStep(
         bytes += cost.bytes
       },
     })
-    microStep(model, batch, optimizer.scalars, tape, options)
+    microStep(model, batch, optimizer.scalars, tape, options, true)
   }
   meta.trace = undefined
   return {

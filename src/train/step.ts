@@ -10,13 +10,15 @@ import { type DecoderInputs, type DecoderModel, Dropout, type DropoutStreams } f
 import { crossEntropy } from '../ops/cross-entropy.ts'
 import type { Optimizer, StepSettings } from '../optim/optimizer.ts'
 
-/** Input tensors of one micro-batch shape, written again for every micro-batch. */
+/** Tensors of one micro-batch shape that live outside the arena: inputs, written again each time, and the loss. */
 export class BatchTensors {
   readonly tokens: Tensor
   readonly targets: Tensor
   readonly positions: Tensor
   readonly docStart: Tensor
   readonly sampleIndex: Tensor
+  /** f64 [1], outside the arena: the loss of the step so far, which outlives the micro-batch. */
+  readonly totalLoss: Tensor
 
   constructor(device: Device, batchSize: number, seqLen: number) {
     const make = (...shape: number[]) => standaloneTensor(device, shape, 'i32')
@@ -25,6 +27,7 @@ export class BatchTensors {
     this.positions = make(batchSize, seqLen)
     this.docStart = make(batchSize, seqLen)
     this.sampleIndex = make(batchSize, 2)
+    this.totalLoss = standaloneTensor(device, [1], 'f64')
   }
 
   fill(batch: HostBatch): void {
@@ -41,19 +44,23 @@ export interface MicroStepOptions {
   streams: DropoutStreams
 }
 
-/** Forward, loss and backward of one micro-batch on the current tape. The same code runs for real and on `meta`. */
+/**
+ * Forward, loss and backward of one micro-batch on the current tape. The same code runs for real and on `meta`.
+ * The loss is added to `batch.totalLoss`, or starts it anew.
+ */
 export function microStep(
   model: DecoderModel,
   batch: BatchTensors,
   scalars: Tensor,
   tape: Tape,
   { dropout, streams }: Pick<MicroStepOptions, 'dropout' | 'streams'>,
-): { loss: Tensor; tokenLosses: Tensor } {
+  isFirst: boolean,
+): void {
   const inputs: DecoderInputs = { tokens: batch.tokens, positions: batch.positions, docStart: batch.docStart }
   if (dropout > 0) inputs.dropout = new Dropout(dropout, batch.sampleIndex, streams)
-  const result = crossEntropy(model.forward(inputs), model.headWeight, batch.targets, scalars)
-  tape.backward(result.loss)
-  return result
+  const { loss, tokenLosses } = crossEntropy(model.forward(inputs), model.headWeight, batch.targets, scalars)
+  scalars.device.kernels.scaledSum(batch.totalLoss, tokenLosses, scalars, !isFirst)
+  tape.backward(loss)
 }
 
 /** Runs optimizer steps of a fixed micro-batch shape. */
@@ -89,18 +96,20 @@ export class TrainStep {
    */
   async run(batches: Iterable<HostBatch>, trainedTokens: number, settings: StepSettings): Promise<number> {
     this.optimizer.begin(trainedTokens)
-    let loss = 0
-    for (const batch of batches) loss += await this.#micro(batch)
+    let isFirst = true
+    for (const batch of batches) {
+      this.#micro(batch, isFirst)
+      isFirst = false
+    }
     this.optimizer.step(settings)
-    return loss
+    return (await this.#device.read(this.#batch.totalLoss))[0]!
   }
 
-  async #micro(batch: HostBatch): Promise<number> {
+  #micro(batch: HostBatch, isFirst: boolean): void {
     this.#batch.fill(batch)
     this.#arena.reset()
     using tape = new Tape(this.#device, { allocator: this.#arena, recompute: this.#options.recompute })
-    const { loss } = microStep(this.model, this.#batch, this.optimizer.scalars, tape, this.#options)
+    microStep(this.model, this.#batch, this.optimizer.scalars, tape, this.#options, isFirst)
     invariant(this.#arena.isComplete, 'a micro-batch did not follow its memory plan')
-    return (await this.#device.read(loss))[0]!
   }
 }

@@ -99,7 +99,8 @@ export class ShuffledStream {
   #endsBefore(position: number): number {
     const number = this.epochAt(position)
     const within = position - number * this.epochTokens
-    // At place p with starts[p] <= within, the p documents before it have ended.
+    // At place p with starts[p] <= within, the p documents before it have ended. At 0 that is none, whatever the order,
+    // which an epoch that only begins there need not be shuffled for.
     const ended = within === 0 ? 0 : placeOf(this.#epoch(number).starts, within)
     return number * this.dataset.documentCount + ended
   }

@@ -203,14 +203,14 @@ void* ty_shared_scratch(TyContext* context, size_t bytes) { return context->shar
 TY_PUBLIC int64_t ty_allocate(int64_t bytes) { return reinterpret_cast<int64_t>(allocate(size_t(bytes))); }
 TY_PUBLIC void ty_free(int64_t address) { free(reinterpret_cast<void*>(address)); }
 
-// Runs `repeats` jobs of `tasks` tasks, each of which adds its number to *sum (int64): what a fork and join costs, and
-// whether every task ran exactly once.
-TY_PUBLIC void ty_fork_join(int64_t context, int64_t repeats, int64_t tasks, int64_t sum) {
-  std::atomic<int64_t> total(0);
-  for (int64_t i = 0; i < repeats; i++)
+// Runs `jobs` jobs of `tasks` tasks and returns the sum of all task numbers: what a fork and join costs, and whether
+// every task ran exactly once.
+TY_PUBLIC int64_t ty_fork_join(int64_t context, int64_t jobs, int64_t tasks) {
+  std::atomic<int64_t> sum(0);
+  for (int64_t i = 0; i < jobs; i++)
     parallel_for(reinterpret_cast<TyContext*>(context), tasks,
-                 [&](int64_t task, int) { total.fetch_add(task, std::memory_order_relaxed); });
-  *reinterpret_cast<int64_t*>(sum) = total.load();
+                 [&](int64_t task, int) { sum.fetch_add(task, std::memory_order_relaxed); });
+  return sum.load();
 }
 
 // The widest instruction set (isa.h: 5, 2 or 0) that this processor and operating system support, plus 16 where

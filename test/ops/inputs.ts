@@ -1,0 +1,111 @@
+// Inputs of an op case: what they are (data), their values (a seeded stream of core/random.ts, rounded to f32 so that
+// every device starts from the same numbers), and the tensors they become on a device.
+import { tensorFrom } from '../../src/core/allocator.ts'
+import { allocateGradients, buildArenas } from '../../src/core/arena.ts'
+import type { Device } from '../../src/core/device.ts'
+import { SCALAR } from '../../src/core/kernels.ts'
+import { Parameter } from '../../src/core/parameter.ts'
+import { randomKey, randomNormalAt } from '../../src/core/random.ts'
+import { sizeOf, type Tensor } from '../../src/core/tensor.ts'
+
+export type InputSpec =
+  /** Normal values; with `columns` the op gets only those columns of a wider tensor. Its gradient is checked. */
+  | { kind: 'activation'; shape: readonly number[]; columns?: { from: number; of: number }; scale?: number }
+  /** Normal values around `mean`, in a parameter arena. Its gradient is checked. */
+  | { kind: 'parameter'; shape: readonly number[]; mean?: number; scale?: number }
+  /** A float table without gradient. */
+  | { kind: 'table'; shape: readonly number[]; value: (index: number) => number }
+  | { kind: 'integers'; shape: readonly number[]; values: readonly number[] }
+  /** The f64 step scalars with this lossScale. */
+  | { kind: 'scalars'; lossScale: number }
+
+export type InputSpecs = Readonly<Record<string, InputSpec>>
+
+/** Host values of every input; activations differ from one micro-batch to the next, everything else does not. */
+export function hostValues(name: string, inputs: InputSpecs, microBatch: number): Record<string, Float64Array> {
+  const values: Record<string, Float64Array> = {}
+  for (const [input, spec] of Object.entries(inputs)) {
+    switch (spec.kind) {
+      case 'activation':
+        values[input] = normals(`${name}/${input}/${microBatch}`, sizeOf(baseShape(spec)), 0, spec.scale ?? 1)
+        break
+      case 'parameter':
+        values[input] = normals(`${name}/${input}`, sizeOf(spec.shape), spec.mean ?? 0, spec.scale ?? 1)
+        break
+      case 'table':
+        values[input] = Float64Array.from({ length: sizeOf(spec.shape) }, (_, i) => Math.fround(spec.value(i)))
+        break
+      case 'integers':
+        values[input] = Float64Array.from(spec.values)
+        break
+      case 'scalars':
+        values[input] = new Float64Array(SCALAR.count)
+        values[input][SCALAR.lossScale] = spec.lossScale
+    }
+  }
+  return values
+}
+
+/** Normal numbers of a named stream, rounded to f32. */
+export function normals(stream: string, length: number, mean = 0, std = 1): Float64Array {
+  const key = randomKey(20, stream)
+  return Float64Array.from({ length }, (_, i) => Math.fround(mean + std * randomNormalAt(key, i)))
+}
+
+/** The tensor that holds an activation's memory: wider than the activation where that is a column slice. */
+export function baseShape(spec: { shape: readonly number[]; columns?: { of: number } }): readonly number[] {
+  return spec.columns === undefined ? spec.shape : [...spec.shape.slice(0, -1), spec.columns.of]
+}
+
+/** Parameters on a device, with gradient memory that holds NaN until something is written. */
+export function placeParameters(
+  device: Device,
+  inputs: InputSpecs,
+  values: Record<string, Float64Array>,
+): Record<string, Parameter> {
+  const placed: Record<string, Parameter> = {}
+  for (const [name, spec] of Object.entries(inputs)) {
+    if (spec.kind === 'parameter') placed[name] = Parameter.single(name, spec.shape, 'zeros')
+  }
+  const all = Object.entries(placed)
+  allocateGradients(
+    buildArenas(
+      all.map(([, parameter]) => parameter),
+      device,
+    ),
+  )
+  for (const [name, parameter] of all) {
+    device.write(parameter, values[name])
+    device.kernels.fill(parameter.gradient!, Number.NaN)
+  }
+  return placed
+}
+
+/** What the op gets, and the tensors whose gradients are asked for (the bases of column slices). */
+export interface PlacedInputs {
+  readonly tensors: Record<string, Tensor>
+  readonly bases: Record<string, Tensor>
+}
+
+/** Everything that is not a parameter, on a device. */
+export function placeInputs(
+  device: Device,
+  inputs: InputSpecs,
+  values: Record<string, Float64Array>,
+  parameters: Record<string, Parameter>,
+): PlacedInputs {
+  const tensors: Record<string, Tensor> = { ...parameters }
+  const bases: Record<string, Tensor> = {}
+  for (const [name, spec] of Object.entries(inputs)) {
+    if (spec.kind === 'activation') {
+      const base = tensorFrom(device, baseShape(spec), values[name])
+      bases[name] = base
+      tensors[name] =
+        spec.columns === undefined ? base : base.columns(spec.columns.from, spec.shape[spec.shape.length - 1]!)
+    } else if (spec.kind === 'table') tensors[name] = tensorFrom(device, spec.shape, values[name])
+    else if (spec.kind === 'integers') tensors[name] = tensorFrom(device, spec.shape, values[name], 'i32')
+    else if (spec.kind === 'scalars') tensors[name] = tensorFrom(device, [SCALAR.count], values[name], 'f64')
+  }
+  return { tensors, bases }
+}
+

@@ -2,41 +2,41 @@
 import type { CpuDevice } from './backends/cpu/device.ts'
 import type { Isa } from './backends/cpu/library.ts'
 import type { CpuOptions } from './backends/cpu/open-cpu.ts'
+import type { ReferenceDevice } from './backends/reference/device.ts'
+import type { Device } from './core/device.ts'
 import { ConfigError } from './core/errors.ts'
 
 type Environment = Readonly<Record<string, string | undefined>>
 
-/** What each device is opened with. */
-interface OptionsOf {
-  cpu: CpuOptions
-}
-
-/** What each device is. */
-interface DeviceOf {
-  cpu: CpuDevice
-}
-
-export type DeviceName = keyof DeviceOf
+export const DEVICE_NAMES = ['cpu', 'reference'] as const
+export type DeviceName = (typeof DEVICE_NAMES)[number]
 
 /**
- * Opens a device. Environment variables fill in what `options` leaves open: TRAINYARD_CPU_ISA (base, avx2 or avx512:
- * the widest instruction set to use), XDG_CACHE_HOME (parent of the cache of built kernels), CXX (the compiler that
- * builds them).
+ * Opens a device. `reference` takes no options; for `cpu`, environment variables fill in what `options` leaves open:
+ * TRAINYARD_CPU_ISA (base, avx2 or avx512: the widest instruction set to use), XDG_CACHE_HOME (parent of the cache of
+ * built kernels), CXX (the compiler that builds them).
  * @throws ConfigError for a name or an environment value that is unknown
  * @throws DeviceError when the device cannot be opened
  */
-export async function openDevice<Name extends DeviceName>(
-  name: Name,
-  options: OptionsOf[Name] = {},
+export async function openDevice(name: 'cpu', options?: CpuOptions, env?: Environment): Promise<CpuDevice>
+export async function openDevice(name: 'reference'): Promise<ReferenceDevice>
+export async function openDevice(name: DeviceName, options?: CpuOptions, env?: Environment): Promise<Device>
+export async function openDevice(
+  name: DeviceName,
+  options: CpuOptions = {},
   env: Environment = process.env,
-): Promise<DeviceOf[Name]> {
+): Promise<Device> {
   switch (name) {
     case 'cpu': {
       const { openCpuDevice } = await import('./backends/cpu/open-cpu.ts')
       return openCpuDevice({ ...(await cpuOptionsFrom(env)), ...options })
     }
+    case 'reference': {
+      const { openReferenceDevice } = await import('./backends/reference/open-reference.ts')
+      return openReferenceDevice()
+    }
     default:
-      throw new ConfigError(`openDevice: the device must be cpu, got ${name}`)
+      throw new ConfigError(`openDevice: the device must be one of ${DEVICE_NAMES.join(', ')}, got ${name}`)
   }
 }
 

@@ -118,7 +118,8 @@ export function pushAllocator(allocator: Allocator): void {
 }
 
 export function popAllocator(allocator: Allocator): void {
-  invariant(stack.pop() === allocator, 'scopes must end in the reverse order of their beginning')
+  invariant(stack[stack.length - 1] === allocator, 'scopes must end in the reverse order of their beginning')
+  stack.pop()
 }
 
 /** Binds memory to a slot from the current allocator, or memory of its own where there is none. */

@@ -65,7 +65,7 @@ export class Gradients {
    */
   pass(tensor: Tensor, gradient: Tensor): void {
     const root = tensor.base ?? tensor
-    if (!this.#states.has(root) && tensor.size === root.size) {
+    if (!(root instanceof Parameter) && !this.#states.has(root) && tensor.size === root.size) {
       this.#states.set(root, { gradient: root === tensor ? gradient : gradient.reshape(...root.shape), written: 'all' })
       return
     }
@@ -88,8 +88,8 @@ export class Gradients {
   }
 
   #claim(tensor: Tensor): { gradient: Tensor; accumulate: boolean } {
-    if (tensor instanceof Parameter) return gradientTarget(tensor)
     const root = tensor.base ?? tensor
+    if (root instanceof Parameter) return claimParameter(tensor, root)
     let state = this.#states.get(root)
     if (state === undefined) {
       state = { gradient: emptyTensor(root.device, root.shape, root.dtype, 'gradient'), written: [] }
@@ -134,19 +134,34 @@ export class Gradients {
   }
 }
 
-/** The part of a root's gradient that belongs to a view of the root. */
+/** A parameter used as an activation, or a view of one: its gradient is the arena's, whole from the first on. */
+function claimParameter(tensor: Tensor, parameter: Parameter): { gradient: Tensor; accumulate: boolean } {
+  const { gradient, accumulate } = gradientTarget(parameter)
+  if (tensor.size === parameter.size) return { gradient: viewLike(tensor, gradient), accumulate }
+  if (!accumulate) parameter.device.kernels.fill(gradient, 0)
+  return { gradient: viewLike(tensor, gradient), accumulate: true }
+}
+
+/**
+ * The part of a root's gradient that belongs to a view of the root. The gradient is contiguous even where the root is
+ * not (an in-place op on a column slice makes such a root): rows then lie closer together.
+ */
 function viewLike(view: Tensor, rootGradient: Tensor): Tensor {
-  if (view.base === undefined) return rootGradient
+  const root = view.base
+  if (root === undefined) return rootGradient
+  const distance = view.offset - root.offset
+  const isPacked = !root.isContiguous
+  const rows = isPacked ? Math.floor(distance / root.rowStride) : 0
   return new Tensor(view.shape, rootGradient.dtype, rootGradient.storage, {
-    offset: rootGradient.offset + view.offset - view.base.offset,
-    rowStride: view.rowStride,
+    offset: rootGradient.offset + distance - rows * (root.rowStride - rootGradient.rowStride),
+    rowStride: isPacked ? rootGradient.rowStride : view.rowStride,
     base: rootGradient,
   })
 }
 
 /** [from, to) in the root's columns if the view is a column slice over all rows. */
 function columnRange(view: Tensor, root: Tensor): [number, number] | undefined {
-  if (view.rowStride !== root.columnCount || view.rowCount !== root.rowCount) return undefined
+  if (view.rowStride !== root.rowStride || view.rowCount !== root.rowCount) return undefined
   const from = view.offset - root.offset
   return [from, from + view.columnCount]
 }

@@ -42,7 +42,7 @@ export class Tape implements Disposable {
   readonly recompute: Recompute
   readonly #entries: TapeEntry[] = []
   readonly #allocator: Allocator
-  readonly #ownArena: GrowingArena | undefined
+  #ownArena: GrowingArena | undefined
   readonly #onOp: OpObserver | undefined
   readonly #isRecording: boolean
   readonly #watched = new Set<Tensor>()
@@ -73,7 +73,8 @@ export class Tape implements Disposable {
   }
 
   suspend(): void {
-    invariant(tapes.pop() === this, 'only the current tape can be suspended')
+    invariant(tapes[tapes.length - 1] === this, 'only the current tape can be suspended')
+    tapes.pop()
     popAllocator(this.#allocator)
     this.#isActive = false
   }
@@ -86,12 +87,14 @@ export class Tape implements Disposable {
       const idle = idleArenas.get(this.device)
       if (idle === undefined) idleArenas.set(this.device, [this.#ownArena])
       else idle.push(this.#ownArena)
+      // Ending twice must not lend the same memory to two tapes.
+      this.#ownArena = undefined
     }
   }
 
   /** Asks for the gradient of a tensor that no recorded op makes (an input), to be read after `backward`. */
   watch(tensor: Tensor): void {
-    this.#watched.add(tensor)
+    this.#watched.add(tensor.base ?? tensor)
   }
 
   needsGradient = (tensor: Tensor): boolean =>
@@ -154,7 +157,7 @@ export class Tape implements Disposable {
         op.backwardWeight(entry, gradients)
         this.#onOp?.(entry, 'backwardWeight')
       }
-      if (wantsActivationGradient(inputs, gradients)) {
+      if (wantsActivationGradient(op, inputs, gradients)) {
         this.#bringBack(entry, op.savedForInput)
         op.backwardInput(entry, gradients)
         this.#onOp?.(entry, 'backwardInput')
@@ -201,8 +204,10 @@ function ownsTrainedParameter(inputs: NamedTensors): boolean {
   return Object.values(inputs).some((t) => t instanceof Parameter && t.requiresGrad)
 }
 
-function wantsActivationGradient(inputs: NamedTensors, gradients: Gradients): boolean {
-  return Object.values(inputs).some((t) => t !== undefined && !(t instanceof Parameter) && gradients.needs(t))
+/** In an op without parameters of its own, a parameter is an activation like any other. */
+function wantsActivationGradient(op: TapeEntry['op'], inputs: NamedTensors, gradients: Gradients): boolean {
+  const hasOwn = op.backwardWeight !== undefined
+  return Object.values(inputs).some((t) => gradients.needs(t) && !(hasOwn && t instanceof Parameter))
 }
 
 /** The tape that records now, if any. */

@@ -101,6 +101,6 @@ export function crossEntropy(
   expectColumns('crossEntropy', hidden, weight.columnCount, 'to match the head')
   expectShape('crossEntropy', 'targets', targets, hidden.shape.slice(0, -1), 'to match hidden')
   const tape = currentTape()
-  const wantsGradient = tape?.isRecording === true && (tape.needsGradient(hidden) || weight.requiresGrad)
+  const wantsGradient = tape?.isRecording === true && (tape.needsGradient(hidden.base ?? hidden) || weight.requiresGrad)
   return apply(crossEntropyOp, hidden.device, { hidden, weight, targets, scalars }, { wantsGradient })
 }

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -13,9 +13,11 @@ import { buildOptionsFrom, ensureCpuLibrary } from '../../src/backends/cpu/build
 import { CpuLibrary } from '../../src/backends/cpu/library.ts'
 import { emptyTensor, tensorFrom } from '../../src/core/allocator.ts'
 import { ConfigError, ShapeError } from '../../src/core/errors.ts'
-import { openDevice } from '../../src/open.ts'
+import { DEVICE_NAMES, openDevice } from '../../src/open.ts'
 
 const path = await ensureCpuLibrary(buildOptionsFrom(process.env))
+
+const needsProc = { skip: process.platform !== 'linux' && 'needs /proc' }
 
 /** A pool of its own and its fork-join test: runs jobs, returns the sum of all task numbers. */
 function openPool(threads: number) {
@@ -49,8 +51,28 @@ test('jobs that come after pauses find the sleeping threads', async () => {
   pool.close()
 })
 
-test('contexts come and go without leaving threads behind', () => {
-  if (process.platform !== 'linux') return
+test('sleeping threads take part in the next job', needsProc, async () => {
+  const listThreads = (): string[] => readdirSync('/proc/self/task')
+  const before = new Set(listThreads())
+  const pool = openPool(2)
+  const [worker, ...others] = listThreads().filter((id) => !before.has(id))
+  assert.ok(worker !== undefined && others.length === 0)
+  // User and system time of the worker, in clock ticks of 10 ms.
+  const ticks = (): number => {
+    const fields = readFileSync(`/proc/self/task/${worker}/stat`, 'utf8').split(') ')[1]!.split(' ')
+    return Number(fields[11]) + Number(fields[12])
+  }
+  await sleep(20)
+  const start = ticks()
+  for (const end = performance.now() + 5000; ticks() === start && performance.now() < end; ) {
+    await sleep(2)
+    pool.run(1, 3_000_000)
+  }
+  assert.ok(ticks() > start, 'the worker thread never ran')
+  pool.close()
+})
+
+test('contexts come and go without leaving threads behind', needsProc, () => {
   const before = readdirSync('/proc/self/task').length
   for (let n = 0; n < 20; n++) {
     const pool = openPool(4)
@@ -160,4 +182,14 @@ test('openDevice caps the instruction set by environment and refuses an unknown 
   device.close()
   const wrong = openDevice('cpu', {}, { ...process.env, TRAINYARD_CPU_ISA: 'mmx' })
   await assert.rejects(wrong, (error) => error instanceof ConfigError && /TRAINYARD_CPU_ISA.*mmx/.test(error.message))
+})
+
+test('openDevice opens every device that it names', async () => {
+  for (const name of DEVICE_NAMES) {
+    const device = await openDevice(name)
+    const out = emptyTensor(device, [1, 1])
+    device.kernels.matmul(out, tensorFrom(device, [1, 2], [2, 3]), tensorFrom(device, [2, 1], [5, 7]), {})
+    assert.equal((await device.read(out))[0], 31)
+    if ('close' in device) (device as { close(): void }).close()
+  }
 })

@@ -108,4 +108,3 @@ export function placeInputs(
   }
   return { tensors, bases }
 }
-

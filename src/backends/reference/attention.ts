@@ -9,9 +9,11 @@ import { elementsOf, slicedRowsOf } from './memory.ts'
 
 /** The heads of [B, T, heads * headDim], in place: `heads(b, t, h)` is a vector [headDim]. */
 function headsOf(tensor: Tensor, headDim: number): (b: number, t: number, h: number) => Float64Array {
-  const rows = slicedRowsOf(tensor)
   const length = tensor.shape[1]!
-  return (b, t, h) => rows[b * length + t].subarray(h * headDim, (h + 1) * headDim)
+  const rows = slicedRowsOf(tensor).map((row) =>
+    Array.from({ length: tensor.columnCount / headDim }, (_, h) => row.subarray(h * headDim, (h + 1) * headDim)),
+  )
+  return (b, t, h) => rows[b * length + t][h]
 }
 
 function dot(a: Float64Array, b: Float64Array): number {

@@ -1,0 +1,305 @@
+// The tape: what it records and asks for, its memory, several tapes in flight, accumulation over micro-batches, frozen
+// parameters, and that recomputation gives the same bits while it really forgets.
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { ReferenceDevice } from '../../src/backends/reference/device.ts'
+import { openReferenceDevice } from '../../src/backends/reference/open-reference.ts'
+import { standaloneTensor, tensorFrom } from '../../src/core/allocator.ts'
+import { SCALAR } from '../../src/core/kernels.ts'
+import type { TapeEntry } from '../../src/core/op.ts'
+import type { Parameter } from '../../src/core/parameter.ts'
+import { randomKey } from '../../src/core/random.ts'
+import { block, currentTape, inScope, type Recompute, Tape } from '../../src/core/tape.ts'
+import type { Tensor } from '../../src/core/tensor.ts'
+import { add } from '../../src/ops/add.ts'
+import { attention } from '../../src/ops/attention.ts'
+import { crossEntropy } from '../../src/ops/cross-entropy.ts'
+import { dropout } from '../../src/ops/dropout.ts'
+import { gelu } from '../../src/ops/gelu.ts'
+import { linear } from '../../src/ops/linear.ts'
+import { rmsnorm } from '../../src/ops/rmsnorm.ts'
+import { rope } from '../../src/ops/rope.ts'
+import { swiglu } from '../../src/ops/swiglu.ts'
+import { PoisonedArena, valuesOf } from '../ops/harness.ts'
+import { type InputSpecs, normals, placeParameters } from '../ops/inputs.ts'
+
+function parametersOn(device: ReferenceDevice, shapes: Record<string, number[]>): Record<string, Parameter> {
+  const specs: InputSpecs = Object.fromEntries(
+    Object.entries(shapes).map(([name, shape]) => [name, { kind: 'parameter', shape }]),
+  )
+  const values = Object.fromEntries(
+    Object.entries(shapes).map(([name, shape]) => [
+      name,
+      normals(
+        name,
+        shape.reduce((a, b) => a * b, 1),
+        0,
+        0.5,
+      ),
+    ]),
+  )
+  return placeParameters(device, specs, values)
+}
+
+function inputOn(device: ReferenceDevice, name: string, shape: number[]): Tensor {
+  return tensorFrom(
+    device,
+    shape,
+    normals(
+      name,
+      shape.reduce((a, b) => a * b, 1),
+    ),
+  )
+}
+
+describe('what is recorded', () => {
+  test('ops on nothing that needs a gradient are not', () => {
+    const device = openReferenceDevice()
+    const x = inputOn(device, 'x', [2, 3])
+    using tape = new Tape(device)
+    assert.equal(gelu(x).producer, undefined)
+    tape.watch(x)
+    assert.notEqual(gelu(x).producer, undefined)
+  })
+
+  test('a tape that does not record computes, and its loss makes no gradient', async () => {
+    const device = openReferenceDevice()
+    const { w } = parametersOn(device, { w: [5, 3] }) as { w: Parameter }
+    const hidden = inputOn(device, 'hidden', [4, 3])
+    const targets = tensorFrom(device, [4], [0, 1, 2, 3], 'i32')
+    const scalars = tensorFrom(device, [SCALAR.count], new Array(SCALAR.count).fill(1), 'f64')
+    const loss = inScope(device, () => {
+      assert.equal(currentTape()?.isRecording, false)
+      return valuesOf(crossEntropy(hidden, w, targets, scalars).loss)
+    })
+    assert.ok(Number.isFinite((await loss)[0]))
+    assert.equal(w.hasGradient, false)
+    assert.equal(currentTape(), undefined)
+  })
+
+  test('a frozen parameter gets no gradient, what lies before it does', async () => {
+    const device = openReferenceDevice()
+    const { a, b } = parametersOn(device, { a: [4, 3], b: [5, 4] }) as { a: Parameter; b: Parameter }
+    b.requiresGrad = false
+    const phases: string[] = []
+    using tape = new Tape(device, { onOp: (entry, phase) => phases.push(`${entry.op.id} ${phase}`) })
+    const y = linear(linear(inputOn(device, 'x', [2, 3]), a), b)
+    tape.backward(y, inputOn(device, 'dy', [2, 5]))
+    assert.deepEqual(phases, ['linear forward', 'linear forward', 'linear backwardInput', 'linear backwardWeight'])
+    assert.equal(a.hasGradient, true)
+    assert.equal(b.hasGradient, false)
+    assert.ok((await valuesOf(a.gradient!)).every(Number.isFinite))
+  })
+
+  test('an op whose output nobody used is skipped', async () => {
+    const device = openReferenceDevice()
+    const { w } = parametersOn(device, { w: [3, 3] }) as { w: Parameter }
+    using tape = new Tape(device)
+    const x = inputOn(device, 'x', [2, 3])
+    linear(x, w)
+    const y = linear(x, w)
+    tape.backward(y, tensorFrom(device, [2, 3], [1, 0, 0, 0, 0, 0]))
+    const dW = await valuesOf(w.gradient!)
+    const row = await valuesOf(x)
+    assert.deepEqual([...dW.subarray(0, 3)], [...row.subarray(0, 3)])
+  })
+
+  test('a watched view asks for the gradient of its base', () => {
+    const device = openReferenceDevice()
+    const x = inputOn(device, 'x', [2, 6])
+    using tape = new Tape(device)
+    tape.watch(x.reshape(4, 3))
+    const y = gelu(x)
+    const gradients = tape.backward(y, inputOn(device, 'dy', [2, 6]))
+    assert.notEqual(gradients.find(x), undefined)
+  })
+
+  test('a loss on a view of hidden states, with a frozen head, still has a gradient', () => {
+    const device = openReferenceDevice()
+    const { w } = parametersOn(device, { w: [5, 3] }) as { w: Parameter }
+    w.requiresGrad = false
+    const x = inputOn(device, 'x', [2, 2, 3])
+    const targets = tensorFrom(device, [4], [0, 1, 2, 3], 'i32')
+    const scalars = tensorFrom(device, [SCALAR.count], new Array(SCALAR.count).fill(1), 'f64')
+    using tape = new Tape(device)
+    tape.watch(x)
+    const { loss } = crossEntropy(gelu(x).reshape(4, 3), w, targets, scalars)
+    assert.notEqual(tape.backward(loss).find(x), undefined)
+  })
+})
+
+describe('memory', () => {
+  test('the second step takes nothing from the device', () => {
+    const device = new (class extends ReferenceDevice {
+      count = 0
+      override allocate(bytes: number) {
+        this.count++
+        return super.allocate(bytes)
+      }
+    })()
+    const { w } = parametersOn(device, { w: [3, 3] }) as { w: Parameter }
+    const x = inputOn(device, 'x', [2, 3])
+    const dy = standaloneTensor(device, [2, 3])
+    const step = () => {
+      using tape = new Tape(device)
+      const y = gelu(linear(x, w))
+      device.kernels.fill(dy, 1)
+      tape.backward(y, dy)
+    }
+    step()
+    const after = device.count
+    step()
+    step()
+    assert.equal(device.count, after)
+  })
+
+  test('tapes end in the reverse order of their beginning, and backward needs the current one', () => {
+    const device = openReferenceDevice()
+    const outer = new Tape(device)
+    const inner = new Tape(device)
+    assert.throws(() => outer.suspend(), /only the current tape/)
+    inner[Symbol.dispose]()
+    inner[Symbol.dispose]()
+    outer.suspend()
+    assert.throws(() => outer.backward(standaloneTensor(device, [1])), /needs the tape to be current/)
+    outer.resume()
+    assert.throws(() => outer.resume(), /already current/)
+    outer[Symbol.dispose]()
+    assert.equal(currentTape(), undefined)
+  })
+})
+
+describe('micro-batches', () => {
+  async function gradientOf(order: 'one after the other' | 'both in flight'): Promise<Float64Array> {
+    const device = openReferenceDevice()
+    const { w } = parametersOn(device, { w: [4, 3] }) as { w: Parameter }
+    const [x0, x1] = [inputOn(device, 'x0', [2, 3]), inputOn(device, 'x1', [2, 3])]
+    const [d0, d1] = [inputOn(device, 'd0', [2, 4]), inputOn(device, 'd1', [2, 4])]
+    const forward = (x: Tensor) => gelu(linear(x, w))
+    if (order === 'one after the other') {
+      for (const [x, d] of [
+        [x0, d0],
+        [x1, d1],
+      ] as const) {
+        using tape = new Tape(device)
+        tape.backward(forward(x), d)
+      }
+      return valuesOf(w.gradient!)
+    }
+    const first = new Tape(device)
+    const y0 = forward(x0)
+    first.suspend()
+    const second = new Tape(device)
+    const y1 = forward(x1)
+    second.suspend()
+    first.resume()
+    first.backward(y0, d0)
+    first[Symbol.dispose]()
+    second.resume()
+    second.backward(y1, d1)
+    second[Symbol.dispose]()
+    return valuesOf(w.gradient!)
+  }
+
+  test('two tapes in flight give the bits of one after the other', async () => {
+    assert.deepEqual(await gradientOf('both in flight'), await gradientOf('one after the other'))
+  })
+})
+
+describe('recomputation', () => {
+  const key = randomKey(1, 'tape test')
+  const shapes = {
+    norm: [12],
+    qkv: [20, 12],
+    out: [12, 12],
+    gateUp: [20, 12],
+    down: [12, 10],
+  }
+
+  /** A Llama-like layer with dropout: fused projection, rope in place, residuals. */
+  function layer(h: Tensor, p: Record<string, Parameter>, t: Record<string, Tensor>): Tensor {
+    const tables = { cos: t.cos!, sin: t.sin! }
+    const qkv = rope(linear(rmsnorm(h, p.norm!), p.qkv!), t.positions!, tables, { numHeads: 4, headDim: 4 })
+    const mixed = attention(qkv.columns(0, 12), qkv.columns(12, 4), qkv.columns(16, 4), {
+      numHeads: 3,
+      numKeyValueHeads: 1,
+    })
+    const h1 = add(h, dropout(linear(mixed, p.out!), t.sampleIndex!, { p: 0.3, key }))
+    return linear(swiglu(linear(rmsnorm(h1, p.norm!), p.gateUp!)), p.down!, { residual: h1 })
+  }
+
+  async function gradientsWith(recompute: Recompute): Promise<{ values: Float64Array[]; forwards: string[] }> {
+    const device = openReferenceDevice()
+    const p = parametersOn(device, shapes)
+    const t = {
+      cos: inputOn(device, 'cos', [5, 2]),
+      sin: inputOn(device, 'sin', [5, 2]),
+      positions: tensorFrom(device, [2, 5], [0, 1, 2, 3, 4, 0, 1, 0, 1, 2], 'i32'),
+      sampleIndex: tensorFrom(device, [2, 2], [4, 0, 9, 0], 'i32'),
+    }
+    const x = inputOn(device, 'x', [2, 5, 12])
+    const forwards: string[] = []
+    let isBackward = false
+    using tape = new Tape(device, {
+      recompute,
+      allocator: new PoisonedArena(device),
+      onOp: (entry, phase) => {
+        if (isBackward && phase === 'forward') forwards.push(entry.op.id)
+      },
+    })
+    tape.watch(x)
+    let h = x
+    for (let i = 0; i < 2; i++) {
+      const input = h
+      h = block(() => layer(input, p, t))
+    }
+    poisonDropped(h, device)
+    isBackward = true
+    const gradients = tape.backward(h, inputOn(device, 'dh', [2, 5, 12]))
+    const values = await Promise.all([gradients.of(x), ...Object.values(p).map((w) => w.gradient!)].map(valuesOf))
+    return { values, forwards }
+  }
+
+  /** What a policy dropped is overwritten with NaN, so that only a real recomputation can bring it back. */
+  function poisonDropped(result: Tensor, device: ReferenceDevice): void {
+    const seen = new Set<TapeEntry>()
+    const visit = (tensor: Tensor | undefined): void => {
+      const entry = (tensor?.base ?? tensor)?.producer as TapeEntry | undefined
+      if (entry === undefined || seen.has(entry)) return
+      seen.add(entry)
+      for (const input of Object.values(entry.inputs)) visit(input)
+      if (entry.isAlive) return
+      for (const output of Object.values(entry.outputs)) if (output) device.kernels.fill(output, Number.NaN)
+    }
+    visit(result)
+  }
+
+  test('selective and full give the bits of none', async () => {
+    const none = await gradientsWith('none')
+    const selective = await gradientsWith('selective')
+    const full = await gradientsWith('full')
+    assert.ok(none.values.every((array) => array.every(Number.isFinite)))
+    assert.deepEqual(selective.values, none.values)
+    assert.deepEqual(full.values, none.values)
+  })
+
+  test('selective runs the cheap ops again, full everything but the last op of a block', async () => {
+    assert.deepEqual((await gradientsWith('none')).forwards, [])
+    const selective = (await gradientsWith('selective')).forwards
+    assert.deepEqual([...new Set(selective)].sort(), ['add', 'dropout', 'rmsnorm', 'swiglu'])
+    const full = (await gradientsWith('full')).forwards
+    const count = (id: string) => full.filter((other) => other === id).length
+    assert.equal(count('attention'), 2)
+    assert.equal(count('rope'), 2)
+    assert.equal(count('rmsnorm'), 4)
+    // qkv, out and gateUp of two layers; down ends its block.
+    assert.equal(count('linear'), 6)
+  })
+
+  test('blocks do not nest', () => {
+    const device = openReferenceDevice()
+    using _ = new Tape(device)
+    const x = inputOn(device, 'x', [2])
+    assert.throws(() => block(() => block(() => x)), /do not nest/)
+  })
+})

@@ -1,0 +1,260 @@
+// Kernels that no op's row reaches in every way it may be called: optimizers, sums, column slices, aliased outputs.
+// Every tensor of a row, inputs too, is compared with the reference after the call.
+import type { AdamOptions, Kernels } from '../../src/core/kernels.ts'
+import { SCALAR } from '../../src/core/kernels.ts'
+import { randomKey } from '../../src/core/random.ts'
+import type { Tensor } from '../../src/core/tensor.ts'
+
+export interface KernelTensor {
+  readonly shape: readonly number[]
+  /** Values before the call; by default normal ones. */
+  readonly values?: 'poison' | 'positive' | readonly number[]
+  readonly dtype?: 'f64' | 'i32'
+  /** The kernel gets these columns of a wider tensor. */
+  readonly columns?: { readonly from: number; readonly of: number }
+}
+
+export interface KernelCase {
+  readonly kernel: keyof Kernels
+  readonly name: string
+  readonly tensors: Readonly<Record<string, KernelTensor>>
+  run(kernels: Kernels, t: Record<string, Tensor>): void
+  /** The result must be the reference's, rounded to the device's precision. */
+  readonly isExact?: boolean
+}
+
+const out = (shape: number[]): KernelTensor => ({ shape, values: 'poison' })
+const slice = (shape: number[], from: number, of: number): KernelTensor => ({ shape, columns: { from, of } })
+
+/** Step scalars of a third step with clipping; `finite` 0 is a step to be skipped. */
+function scalars(finite = 1): KernelTensor {
+  const values = new Array<number>(SCALAR.count).fill(0)
+  values[SCALAR.lr] = 0.013
+  values[SCALAR.biasCorrection1] = 1 - 0.9 ** 3
+  values[SCALAR.biasCorrection2] = 1 - 0.95 ** 3
+  values[SCALAR.gradSumOfSquares] = 23
+  values[SCALAR.clipFactor] = 0.37
+  values[SCALAR.isFinite] = finite
+  values[SCALAR.lossScale] = 1 / 77
+  return { shape: [SCALAR.count], dtype: 'f64', values }
+}
+
+const N = 1037
+
+const sums: KernelCase[] = [
+  { kernel: 'fill', name: 'fill', tensors: { x: out([3, 7]) }, run: (k, { x }) => k.fill(x, 1.5) },
+  {
+    kernel: 'fill',
+    name: 'fill of a column slice',
+    tensors: { x: slice([5, 7], 3, 19) },
+    run: (k, { x }) => k.fill(x, -2),
+  },
+  {
+    kernel: 'copy',
+    name: 'copy between column slices',
+    tensors: { y: slice([2, 5, 7], 3, 19), x: slice([2, 5, 7], 1, 9) },
+    run: (k, { y, x }) => k.copy(y, x),
+  },
+  {
+    kernel: 'accumulate',
+    name: 'accumulate into a column slice',
+    tensors: { y: slice([2, 5, 7], 3, 19), x: { shape: [2, 5, 7] } },
+    run: (k, { y, x }) => k.accumulate(y, x),
+  },
+  {
+    kernel: 'add',
+    name: 'add in place',
+    tensors: { a: { shape: [N] }, b: { shape: [N] } },
+    run: (k, { a, b }) => k.add(b, a, b),
+  },
+  {
+    kernel: 'axpby',
+    name: 'axpby',
+    tensors: { y: out([N]), a: { shape: [N] }, b: { shape: [N] } },
+    run: (k, { y, a, b }) => k.axpby(y, a, b, 0.3, -1.7),
+  },
+  {
+    kernel: 'axpby',
+    name: 'axpby in place',
+    tensors: { a: { shape: [N] }, b: { shape: [N] } },
+    run: (k, { a, b }) => k.axpby(a, a, b, 0.3, -1.7),
+  },
+  {
+    kernel: 'sumRows',
+    name: 'sumRows',
+    tensors: { y: out([35]), x: { shape: [3, 67, 35] } },
+    run: (k, { y, x }) => k.sumRows(y, x, false),
+  },
+  {
+    kernel: 'sumRows',
+    name: 'sumRows, accumulating',
+    tensors: { y: { shape: [35] }, x: { shape: [3, 67, 35] } },
+    run: (k, { y, x }) => k.sumRows(y, x, true),
+  },
+  ...[false, true].map(
+    (accumulate): KernelCase => ({
+      kernel: 'scaledSum',
+      name: `scaledSum, accumulate ${accumulate}`,
+      tensors: { y: { shape: [1], dtype: 'f64' }, x: { shape: [N], values: 'positive' }, scalars: scalars() },
+      run: (k, { y, x, scalars }) => k.scaledSum(y, x, scalars, accumulate),
+    }),
+  ),
+  ...[false, true].map(
+    (accumulate): KernelCase => ({
+      kernel: 'sumOfSquares',
+      name: `sumOfSquares, accumulate ${accumulate}`,
+      tensors: { x: { shape: [N] }, scalars: scalars() },
+      run: (k, { x, scalars }) => k.sumOfSquares(scalars, x, accumulate),
+    }),
+  ),
+  ...[0, 0.5, 100].map(
+    (maxNorm): KernelCase => ({
+      kernel: 'clipFactor',
+      name: `clipFactor, at most ${maxNorm}`,
+      tensors: { scalars: scalars() },
+      run: (k, { scalars }) => k.clipFactor(scalars, maxNorm),
+    }),
+  ),
+  {
+    kernel: 'normalize',
+    name: 'normalize',
+    tensors: { y: out([17, 61]), x: { shape: [17, 61] } },
+    run: (k, { y, x }) => k.normalize(y, x, 1e-7),
+  },
+]
+
+const products: KernelCase[] = [
+  ...[
+    { transposeA: false, transposeB: false },
+    { transposeA: false, transposeB: true },
+    { transposeA: true, transposeB: false },
+    { transposeA: true, transposeB: true },
+  ].map(
+    (transpose): KernelCase => ({
+      kernel: 'matmul',
+      name: `matmul between column slices, adding everything, ${JSON.stringify(transpose)}`,
+      tensors: {
+        y: slice([19, 37], 5, 51),
+        a: transpose.transposeA ? slice([23, 19], 2, 33) : slice([19, 23], 2, 33),
+        b: transpose.transposeB ? slice([37, 23], 7, 31) : slice([23, 37], 7, 49),
+        bias: { shape: [37] },
+        residual: slice([19, 37], 1, 39),
+      },
+      run: (k, { y, a, b, bias, residual }) => k.matmul(y, a, b, { ...transpose, accumulate: true, bias, residual }),
+    }),
+  ),
+  {
+    kernel: 'matmul',
+    name: 'matmul into poison with bias and residual',
+    tensors: {
+      y: out([5, 3]),
+      a: { shape: [5, 70] },
+      b: { shape: [70, 3] },
+      bias: { shape: [3] },
+      residual: { shape: [5, 3] },
+    },
+    run: (k, { y, a, b, bias, residual }) => k.matmul(y, a, b, { bias, residual }),
+  },
+]
+
+const key = randomKey(3, 'kernel table')
+const others: KernelCase[] = [
+  {
+    kernel: 'rope',
+    name: 'rope into another tensor, columns past the heads copied',
+    tensors: {
+      y: slice([6, 13], 2, 17),
+      x: { shape: [6, 13] },
+      positions: { shape: [6], dtype: 'i32', values: [3, 0, 1, 2, 3, 1] },
+      cos: { shape: [4, 2] },
+      sin: { shape: [4, 2] },
+    },
+    run: (k, { y, x, positions, cos, sin }) =>
+      k.rope(y, x, positions, cos, sin, { numHeads: 2, headDim: 4, inverse: true }),
+  },
+  {
+    kernel: 'softmaxCrossEntropy',
+    name: 'softmaxCrossEntropy without gradient leaves the logits',
+    tensors: {
+      losses: out([5]),
+      logits: { shape: [5, 37] },
+      targets: { shape: [5], dtype: 'i32', values: [3, -1, 36, 0, 11] },
+    },
+    run: (k, { losses, logits, targets }) => k.softmaxCrossEntropy(losses, logits, targets, undefined),
+  },
+  {
+    kernel: 'randomNormal',
+    name: 'randomNormal from the middle of a block',
+    tensors: { y: out([20011]) },
+    run: (k, { y }) => k.randomNormal(y, key, 3, 0.5, 2),
+    isExact: true,
+  },
+  {
+    kernel: 'randomNormal',
+    name: 'randomNormal far out',
+    tensors: { y: out([103]) },
+    run: (k, { y }) => k.randomNormal(y, key, 2 ** 44 + 1, 0, 1),
+    isExact: true,
+  },
+]
+
+const adamOptions: AdamOptions = {
+  beta1: 0.9,
+  beta2: 0.95,
+  eps: 1e-8,
+  weightDecay: 0.1,
+  coupledDecay: false,
+  convention: 'paper',
+}
+
+const optimizers: KernelCase[] = [1, 0].flatMap((finite): KernelCase[] => {
+  const suffix = finite === 1 ? '' : ', skipped'
+  const state = { w: { shape: [N] }, m: { shape: [N] }, g: { shape: [N] }, scalars: scalars(finite) }
+  const second: KernelTensor = { shape: [N], values: 'positive' }
+  return [
+    ...(['paper', 'notes'] as const).flatMap((convention) =>
+      [false, true].map(
+        (coupledDecay): KernelCase => ({
+          kernel: 'adam',
+          name: `adam, ${convention}, coupled decay ${coupledDecay}${suffix}`,
+          tensors: { ...state, v: second },
+          run: (k, t) => k.adam(t.w, t.m, t.v, t.g, t.scalars, { ...adamOptions, coupledDecay, convention }),
+        }),
+      ),
+    ),
+    {
+      kernel: 'sgd',
+      name: `sgd without momentum${suffix}`,
+      tensors: state,
+      run: (k, t) => k.sgd(t.w, undefined, t.g, t.scalars, { momentum: 0, nesterov: false, weightDecay: 0.1 }),
+    },
+    ...[false, true].flatMap((nesterov): KernelCase[] => [
+      {
+        kernel: 'sgd',
+        name: `sgd, nesterov ${nesterov}${suffix}`,
+        tensors: state,
+        run: (k, t) => k.sgd(t.w, t.m, t.g, t.scalars, { momentum: 0.9, nesterov, weightDecay: 0.1 }),
+      },
+      {
+        kernel: 'momentum',
+        name: `momentum, nesterov ${nesterov}${suffix}`,
+        tensors: { y: out([N]), ...state },
+        run: (k, t) => k.momentum(t.y, t.m, t.g, t.scalars, { momentum: 0.95, nesterov }),
+      },
+    ]),
+    {
+      kernel: 'lion',
+      name: `lion${suffix}`,
+      tensors: state,
+      run: (k, t) => k.lion(t.w, t.m, t.g, t.scalars, { beta1: 0.9, beta2: 0.99, weightDecay: 0.1 }),
+    },
+    {
+      kernel: 'applyUpdate',
+      name: `applyUpdate${suffix}`,
+      tensors: { w: { shape: [N] }, update: { shape: [N] }, scalars: scalars(finite) },
+      run: (k, t) => k.applyUpdate(t.w, t.update, t.scalars, { scale: 0.7, weightDecay: 0.1 }),
+    },
+  ]
+})
+
+export const kernelCases: readonly KernelCase[] = [...sums, ...products, ...others, ...optimizers]

@@ -1,0 +1,188 @@
+// Whole models: recomputation (none, selective, full), planned or growing memory, and the number of threads must not
+// change one bit of the loss or of any gradient, and the reference agrees with them. Dropout and packed documents are on; planned memory starts as NaN.
+import assert from 'node:assert/strict'
+import { after, describe, test } from 'node:test'
+import { openReferenceDevice } from '../src/backends/reference/open-reference.ts'
+import { type Allocator, PlannedArena } from '../src/core/allocator.ts'
+import type { Device } from '../src/core/device.ts'
+import type { Parameter } from '../src/core/parameter.ts'
+import { type Recompute, Tape } from '../src/core/tape.ts'
+import { Storage, Tensor } from '../src/core/tensor.ts'
+import { type DecoderModel, DropoutStreams } from '../src/models/decoder.ts'
+import { Gpt2 } from '../src/models/gpt2.ts'
+import { Llama } from '../src/models/llama.ts'
+import { materialize, parameters } from '../src/nn/module.ts'
+import { adamw } from '../src/optim/adam.ts'
+import { Optimizer } from '../src/optim/optimizer.ts'
+import { planStep, type StepPlan } from '../src/train/plan.ts'
+import { BatchTensors, type MicroStepOptions, microStep } from '../src/train/step.ts'
+import { openCpu } from './devices.ts'
+import { PoisonedArena, valuesOf } from './ops/harness.ts'
+import { difference, TOLERANCES } from './tolerances.ts'
+
+const models: Record<string, () => DecoderModel> = {
+  llama: () =>
+    new Llama({
+      modelType: 'llama',
+      vocabSize: 67,
+      hiddenSize: 30,
+      intermediateSize: 44,
+      numHiddenLayers: 3,
+      numAttentionHeads: 4,
+      numKeyValueHeads: 2,
+      headDim: 6,
+      maxPositionEmbeddings: 32,
+      rmsNormEps: 1e-5,
+      ropeTheta: 10000,
+      tieWordEmbeddings: true,
+      initializerRange: 0.2,
+    }),
+  gpt2: () =>
+    new Gpt2({
+      modelType: 'gpt2',
+      vocabSize: 67,
+      hiddenSize: 30,
+      intermediateSize: 52,
+      numHiddenLayers: 3,
+      numAttentionHeads: 3,
+      maxPositionEmbeddings: 32,
+      layerNormEps: 1e-5,
+      activationFunction: 'gelu_new',
+      initializerRange: 0.2,
+    }),
+}
+
+const microBatchSize = 2
+const seqLen = 19
+const optionsOf = (recompute: Recompute): MicroStepOptions => ({
+  recompute,
+  dropout: 0.2,
+  streams: new DropoutStreams(7),
+})
+
+/** Two sequences of two documents each; a few positions are not trained. */
+function fillBatch(batch: BatchTensors): void {
+  const rows = microBatchSize * seqLen
+  const starts = [0, 11, 0, 4]
+  const start = (i: number): number => {
+    const [first, second] = starts.slice(2 * Math.floor(i / seqLen)) as [number, number]
+    return i % seqLen < second ? first : second
+  }
+  const fill = (tensor: Tensor, value: (i: number) => number) =>
+    tensor.device.write(
+      tensor,
+      Array.from({ length: tensor.size }, (_, i) => value(i)),
+    )
+  fill(batch.tokens, (i) => (i * 31 + 5) % 67)
+  fill(batch.targets, (i) => (i % 7 === 6 ? -1 : (i * 17 + 2) % 67))
+  fill(batch.positions, (i) => (i % seqLen) - start(i))
+  fill(batch.docStart, start)
+  batch.sampleIndex.device.write(batch.sampleIndex, [12, 0, 5, 1])
+  assert.equal(batch.tokens.size, rows)
+}
+
+interface Result {
+  readonly loss: number
+  readonly gradients: Map<string, Float64Array>
+}
+
+async function runStep(
+  device: Device,
+  makeModel: () => DecoderModel,
+  recompute: Recompute,
+  makeAllocator: (device: Device) => Allocator,
+): Promise<Result> {
+  const model = makeModel()
+  const optimizer = new Optimizer(materialize(model, device, { seed: 3 }), adamw())
+  const batch = new BatchTensors(device, microBatchSize, seqLen)
+  fillBatch(batch)
+  optimizer.begin(33)
+  const options = optionsOf(recompute)
+  {
+    using tape = new Tape(device, { allocator: makeAllocator(device), recompute })
+    microStep(model, batch, optimizer.scalars, tape, options, true)
+  }
+  const gradients = new Map<string, Float64Array>()
+  for (const parameter of parameters(model)) gradients.set(nameOf(parameter), await valuesOf(parameter.gradient!))
+  return { loss: (await valuesOf(batch.totalLoss))[0]!, gradients }
+}
+
+function nameOf(parameter: Parameter): string {
+  return parameter.partNames().join(' + ')
+}
+
+function planFor(makeModel: () => DecoderModel, device: Device, recompute: Recompute): StepPlan {
+  return planStep(makeModel(), device, { microBatchSize, seqLen }, adamw(), optionsOf(recompute))
+}
+
+/** An arena of exactly the planned size that holds NaN. */
+function plannedArena(plan: StepPlan, device: Device): PlannedArena {
+  const buffer = device.allocate(plan.memory.totalBytes)
+  const storage = new Storage(device, plan.memory.totalBytes)
+  storage.bind(buffer, 0)
+  const elements = plan.memory.totalBytes / device.itemBytes(device.floatDtype)
+  device.kernels.fill(new Tensor([elements], device.floatDtype, storage), Number.NaN)
+  return new PlannedArena(plan.memory, buffer)
+}
+
+function assertSameBits(actual: Result, expected: Result): void {
+  assert.ok(Number.isFinite(expected.loss))
+  assert.equal(actual.loss, expected.loss)
+  for (const [name, gradient] of expected.gradients) {
+    assert.ok(
+      gradient.some((value) => value !== 0),
+      `${name} has a gradient`,
+    )
+    assert.deepEqual(actual.gradients.get(name), gradient, name)
+  }
+}
+
+for (const [name, makeModel] of Object.entries(models)) {
+  describe(name, async () => {
+    const device = await openCpu(2)
+    after(() => device.close())
+    const baseline = await runStep(device, makeModel, 'none', (on) => new PoisonedArena(on))
+
+    for (const recompute of ['none', 'selective', 'full'] as const) {
+      test(`recompute ${recompute}, growing memory`, async () => {
+        assertSameBits(await runStep(device, makeModel, recompute, (on) => new PoisonedArena(on)), baseline)
+      })
+      test(`recompute ${recompute}, planned memory`, async () => {
+        const plan = planFor(makeModel, device, recompute)
+        const arena = plannedArena(plan, device)
+        assertSameBits(await runStep(device, makeModel, recompute, () => arena), baseline)
+        assert.ok(arena.isComplete)
+      })
+    }
+
+    test('the reference agrees, within the tolerance', async () => {
+      const expected = await runStep(openReferenceDevice(), makeModel, 'none', (on) => new PoisonedArena(on))
+      const { forward, backward, element } = TOLERANCES.f32
+      assert.equal(difference([baseline.loss], [expected.loss], forward, 1), undefined)
+      for (const [parameter, gradient] of expected.gradients) {
+        assert.equal(difference(baseline.gradients.get(parameter)!, gradient, backward, element), undefined, parameter)
+      }
+    })
+
+    test('one thread gives the bits of two', async () => {
+      const single = await openCpu(1)
+      assertSameBits(await runStep(single, makeModel, 'none', (on) => new PoisonedArena(on)), baseline)
+      single.close()
+    })
+
+    test('the more is recomputed, the less memory and the more FLOPs the plan has', () => {
+      const [none, selective, full] = (['none', 'selective', 'full'] as const).map((r) => planFor(makeModel, device, r))
+      assert.ok(full!.memory.totalBytes < selective!.memory.totalBytes)
+      assert.ok(selective!.memory.totalBytes < none!.memory.totalBytes)
+      assert.ok(full!.flops > selective!.flops && selective!.flops > none!.flops)
+    })
+
+    test('the comparison notices one bit', async () => {
+      const other = await runStep(device, makeModel, 'none', (on) => new PoisonedArena(on))
+      const [first] = other.gradients.values()
+      const changed = first!.findIndex((value) => value !== 0)
+      first![changed]! *= 1 + 2 ** -23
+      assert.throws(() => assertSameBits(other, baseline))
+    })
+  })
+}

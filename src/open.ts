@@ -2,6 +2,7 @@
 import type { CpuDevice } from './backends/cpu/device.ts'
 import type { Isa } from './backends/cpu/library.ts'
 import type { CpuOptions } from './backends/cpu/open-cpu.ts'
+import type { DeviceTypes, MetaDevice } from './backends/meta/meta-device.ts'
 import type { ReferenceDevice } from './backends/reference/device.ts'
 import type { Device } from './core/device.ts'
 import { ConfigError } from './core/errors.ts'
@@ -52,4 +53,10 @@ async function cpuOptionsFrom(env: Environment): Promise<CpuOptions> {
     options.isa = isa as Isa
   }
   return options
+}
+
+/** Opens the device for dry runs of programs that `target` will run. */
+export async function openMeta(target: DeviceTypes): Promise<MetaDevice> {
+  const { MetaDevice } = await import('./backends/meta/meta-device.ts')
+  return new MetaDevice(target)
 }

@@ -2,6 +2,7 @@
 // change one bit of the loss or of any gradient, and the reference agrees with them. Dropout and packed documents are on; planned memory starts as NaN.
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
+import { MetaDevice } from '../src/backends/meta/meta-device.ts'
 import { openReferenceDevice } from '../src/backends/reference/open-reference.ts'
 import { type Allocator, PlannedArena } from '../src/core/allocator.ts'
 import type { Device } from '../src/core/device.ts'
@@ -112,17 +113,17 @@ function nameOf(parameter: Parameter): string {
 }
 
 function planFor(makeModel: () => DecoderModel, device: Device, recompute: Recompute): StepPlan {
-  return planStep(makeModel(), device, { microBatchSize, seqLen }, adamw(), optionsOf(recompute))
+  return planStep(makeModel(), new MetaDevice(device), { microBatchSize, seqLen }, adamw(), optionsOf(recompute))
 }
 
 /** An arena of exactly the planned size that holds NaN. */
 function plannedArena(plan: StepPlan, device: Device): PlannedArena {
-  const buffer = device.allocate(plan.memory.totalBytes)
-  const storage = new Storage(device, plan.memory.totalBytes)
+  const buffer = device.allocate(plan.train.memory.totalBytes)
+  const storage = new Storage(device, plan.train.memory.totalBytes)
   storage.bind(buffer, 0)
-  const elements = plan.memory.totalBytes / device.itemBytes(device.floatDtype)
+  const elements = plan.train.memory.totalBytes / device.itemBytes(device.floatDtype)
   device.kernels.fill(new Tensor([elements], device.floatDtype, storage), Number.NaN)
-  return new PlannedArena(plan.memory, buffer)
+  return new PlannedArena(plan.train.memory, buffer)
 }
 
 function assertSameBits(actual: Result, expected: Result): void {

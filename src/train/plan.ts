@@ -1,70 +1,89 @@
 // The dry run: the real model and micro-batch on the meta device. Gives the memory plan that the device then follows,
 // exact FLOPs and bytes, and the memory of parameters, gradients and optimizer states.
 import type { MemoryPlan } from '../core/allocator.ts'
-import { allocateGradients } from '../core/arena.ts'
-import type { Device } from '../core/device.ts'
-import { Tape } from '../core/tape.ts'
-import { MemoryTrace, MetaDevice } from '../backends/meta/meta-device.ts'
+import { type DryRunDevice, MemoryTrace } from '../core/memory-trace.ts'
+import { Tape, type TapeOptions } from '../core/tape.ts'
 import type { DecoderModel } from '../models/decoder.ts'
 import { materialize, parameterCount } from '../nn/module.ts'
 import { Optimizer, type UpdateRule } from '../optim/optimizer.ts'
-import { BatchTensors, type MicroStepOptions, microStep } from './step.ts'
+import { BatchTensors, evalStep, type MicroStepOptions, microStep } from './step.ts'
+
+/** What one traced program costs. */
+export interface ProgramPlan {
+  readonly memory: MemoryPlan
+  readonly flops: number
+  /** Bytes that its ops read and write at least. */
+  readonly bytes: number
+}
 
 export interface StepPlan {
-  readonly memory: MemoryPlan
+  /** One micro-batch, forward and backward, recomputation included. */
+  readonly train: ProgramPlan
+  /** The forward alone, for evaluation. */
+  readonly evaluate: ProgramPlan
   readonly parameterCount: number
   readonly parameterBytes: number
   readonly gradientBytes: number
   readonly optimizerBytes: number
-  /** Of one micro-batch, forward and backward, recomputation included. */
-  readonly flops: number
-  /** Bytes that the ops of one micro-batch read and write at least. */
-  readonly bytes: number
 }
 
-/**
- * Plans one micro-batch of a model.
- * @param model   a fresh model (shapes only): it is bound to the meta device and must not be used afterwards
- * @param target  the device that will run it, for its dtypes and widths
- */
-export function planStep(
-  model: DecoderModel,
-  target: Pick<Device, 'floatDtype' | 'itemBytes'>,
-  shape: { microBatchSize: number; seqLen: number },
-  rule: UpdateRule,
-  options: MicroStepOptions,
-): StepPlan {
-  const meta = new MetaDevice(target)
-  const arenas = materialize(model, meta)
-  const parameterBytes = arenas.reduce((sum, arena) => sum + arena.weights.storage.bytes, 0)
-  allocateGradients(arenas)
-  const gradientBytes = arenas.reduce((sum, arena) => sum + (arena.gradients?.storage.bytes ?? 0), 0)
-  const optimizer = new Optimizer(arenas, rule)
-  const batch = new BatchTensors(meta, shape.microBatchSize, shape.seqLen)
+/** Traces `program`, which must make its tensors inside the tape it is given. */
+export function planProgram(
+  meta: DryRunDevice,
+  options: Pick<TapeOptions, 'recompute' | 'record'>,
+  program: (tape: Tape) => void,
+): ProgramPlan {
   const trace = new MemoryTrace()
   let flops = 0
   let bytes = 0
   meta.trace = trace
-  {
+  try {
     using tape = new Tape(meta, {
+      ...options,
       allocator: trace,
-      recompute: options.recompute,
       onOp: ({ op, inputs, attributes }, phase) => {
         const cost = op.cost(inputs, attributes)[phase]
         flops += cost.flops
         bytes += cost.bytes
       },
     })
-    microStep(model, batch, optimizer.scalars, tape, options, true)
+    program(tape)
+  } finally {
+    meta.trace = undefined
   }
-  meta.trace = undefined
+  return { memory: trace.plan(), flops, bytes }
+}
+
+/**
+ * Plans the training of a model.
+ * @param model  a fresh model (shapes only): it is bound to the meta device and must not be used afterwards
+ * @param meta   from `openMeta(device)`
+ */
+export function planStep(
+  model: DecoderModel,
+  meta: DryRunDevice,
+  shape: { microBatchSize: number; seqLen: number },
+  rule: UpdateRule,
+  options: MicroStepOptions,
+): StepPlan {
+  const arenas = materialize(model, meta)
+  const optimizer = new Optimizer(arenas, rule)
+  const batch = new BatchTensors(meta, shape.microBatchSize, shape.seqLen)
+  const { scalars } = optimizer
   return {
-    memory: trace.plan(),
+    train: planProgram(meta, { recompute: options.recompute }, (tape) =>
+      microStep(model, batch, scalars, tape, options, true),
+    ),
+    evaluate: planProgram(meta, { record: false }, () => evalStep(model, batch, scalars, true)),
     parameterCount: parameterCount(model),
-    parameterBytes,
-    gradientBytes,
+    parameterBytes: arenas.reduce((sum, arena) => sum + arena.weights.storage.bytes, 0),
+    gradientBytes: arenas.reduce((sum, arena) => sum + (arena.gradients?.storage.bytes ?? 0), 0),
     optimizerBytes: optimizer.stateBytes,
-    flops,
-    bytes,
   }
+}
+
+/** Bytes that training holds on the device: what is refused if it does not fit. */
+export function totalBytes(plan: StepPlan): number {
+  const arena = Math.max(plan.train.memory.totalBytes, plan.evaluate.memory.totalBytes)
+  return plan.parameterBytes + plan.gradientBytes + plan.optimizerBytes + arena
 }

@@ -1,5 +1,5 @@
 // One optimizer step: micro-batches forward and backward in planned memory, then the update. The memory of a micro-batch
-// is decided before the first one runs, by a dry run of the same code on the meta device.
+// is decided before the first one runs, by a dry run of the same code on the meta device (plan.ts).
 import { type MemoryPlan, PlannedArena, standaloneTensor } from '../core/allocator.ts'
 import type { Device } from '../core/device.ts'
 import { invariant } from '../core/errors.ts'
@@ -17,7 +17,7 @@ export class BatchTensors {
   readonly positions: Tensor
   readonly docStart: Tensor
   readonly sampleIndex: Tensor
-  /** f64 [1], outside the arena: the loss of the step so far, which outlives the micro-batch. */
+  /** f64 [1]: the loss of the step so far, which outlives the micro-batch. */
   readonly totalLoss: Tensor
 
   constructor(device: Device, batchSize: number, seqLen: number) {
@@ -34,6 +34,10 @@ export class BatchTensors {
     for (const name of ['tokens', 'targets', 'positions', 'docStart', 'sampleIndex'] as const) {
       this[name].device.write(this[name], batch[name])
     }
+  }
+
+  get inputs(): DecoderInputs {
+    return { tokens: this.tokens, positions: this.positions, docStart: this.docStart }
   }
 }
 
@@ -56,60 +60,100 @@ export function microStep(
   { dropout, streams }: Pick<MicroStepOptions, 'dropout' | 'streams'>,
   isFirst: boolean,
 ): void {
-  const inputs: DecoderInputs = { tokens: batch.tokens, positions: batch.positions, docStart: batch.docStart }
+  const { inputs } = batch
   if (dropout > 0) inputs.dropout = new Dropout(dropout, batch.sampleIndex, streams)
   const { loss, tokenLosses } = crossEntropy(model.forward(inputs), model.headWeight, batch.targets, scalars)
   scalars.device.kernels.scaledSum(batch.totalLoss, tokenLosses, scalars, !isFirst)
   tape.backward(loss)
 }
 
-/** Runs optimizer steps of a fixed micro-batch shape. */
+/** Forward and loss only, without dropout. */
+export function evalStep(model: DecoderModel, batch: BatchTensors, scalars: Tensor, isFirst: boolean): void {
+  const { tokenLosses } = crossEntropy(model.forward(batch.inputs), model.headWeight, batch.targets, scalars)
+  scalars.device.kernels.scaledSum(batch.totalLoss, tokenLosses, scalars, !isFirst)
+}
+
+/** Runs optimizer steps and evaluations of one micro-batch shape, both in one block of planned memory. */
 export class TrainStep {
   readonly model: DecoderModel
   readonly optimizer: Optimizer
-  readonly plan: MemoryPlan
   readonly #device: Device
   readonly #options: MicroStepOptions
   readonly #batch: BatchTensors
-  readonly #arena: PlannedArena
+  readonly #train: PlannedArena
+  readonly #evaluate: PlannedArena
 
   constructor(
     model: DecoderModel,
     optimizer: Optimizer,
     shape: { microBatchSize: number; seqLen: number },
-    plan: MemoryPlan,
+    plans: { train: { memory: MemoryPlan }; evaluate: { memory: MemoryPlan } },
     options: MicroStepOptions,
   ) {
     this.model = model
     this.optimizer = optimizer
-    this.plan = plan
     this.#options = options
     this.#device = optimizer.scalars.device
     this.#batch = new BatchTensors(this.#device, shape.microBatchSize, shape.seqLen)
-    this.#arena = new PlannedArena(plan, this.#device.allocate(plan.totalBytes))
+    const bytes = Math.max(plans.train.memory.totalBytes, plans.evaluate.memory.totalBytes)
+    const memory = this.#device.allocate(bytes)
+    this.#train = new PlannedArena(plans.train.memory, memory)
+    this.#evaluate = new PlannedArena(plans.evaluate.memory, memory)
   }
 
   /**
    * One step over the global batch.
-   * @param trainedTokens  tokens with a target in all micro-batches together: what the loss is a mean over
+   * @param trainedTokens  targets of all micro-batches together: what the loss is a mean over
+   * @param turn           called between micro-batches, so that signals are seen
    * @returns the loss of the batch in nats per trained token, before the update
    */
-  async run(batches: Iterable<HostBatch>, trainedTokens: number, settings: StepSettings): Promise<number> {
+  async run(
+    batches: Iterable<HostBatch>,
+    trainedTokens: number,
+    settings: StepSettings,
+    turn?: () => Promise<void>,
+  ): Promise<number> {
     this.optimizer.begin(trainedTokens)
-    let isFirst = true
-    for (const batch of batches) {
-      this.#micro(batch, isFirst)
-      isFirst = false
-    }
+    await this.accumulate(batches, turn)
     this.optimizer.step(settings)
     return (await this.#device.read(this.#batch.totalLoss))[0]!
   }
 
-  #micro(batch: HostBatch, isFirst: boolean): void {
-    this.#batch.fill(batch)
-    this.#arena.reset()
-    using tape = new Tape(this.#device, { allocator: this.#arena, recompute: this.#options.recompute })
-    microStep(this.model, this.#batch, this.optimizer.scalars, tape, this.#options, isFirst)
-    invariant(this.#arena.isComplete, 'a micro-batch did not follow its memory plan')
+  /** Forward and backward of all micro-batches into the gradients, without an update (`optimizer.begin` comes first). */
+  async accumulate(batches: Iterable<HostBatch>, turn?: () => Promise<void>): Promise<void> {
+    let isFirst = true
+    for (const batch of batches) {
+      this.#batch.fill(batch)
+      this.#inArena(this.#train, (tape) =>
+        microStep(this.model, this.#batch, this.optimizer.scalars, tape, this.#options, isFirst),
+      )
+      isFirst = false
+      await turn?.()
+    }
+  }
+
+  /** Loss of the micro-batches of the last `accumulate`. */
+  async lastLoss(): Promise<number> {
+    return (await this.#device.read(this.#batch.totalLoss))[0]!
+  }
+
+  /** Sum of the token losses over batches, in nats; nothing is trained. */
+  async evaluate(batches: Iterable<HostBatch>, turn?: () => Promise<void>): Promise<number> {
+    this.optimizer.begin(1)
+    let isFirst = true
+    for (const batch of batches) {
+      this.#batch.fill(batch)
+      this.#inArena(this.#evaluate, () => evalStep(this.model, this.#batch, this.optimizer.scalars, isFirst), false)
+      isFirst = false
+      await turn?.()
+    }
+    return isFirst ? 0 : await this.lastLoss()
+  }
+
+  #inArena(arena: PlannedArena, program: (tape: Tape) => void, record = true): void {
+    arena.reset()
+    using tape = new Tape(this.#device, { allocator: arena, recompute: this.#options.recompute, record })
+    program(tape)
+    invariant(arena.isComplete, 'a micro-batch did not follow its memory plan')
   }
 }

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { MemoryTrace, MetaDevice } from '../../src/backends/meta/meta-device.ts'
+import { MetaDevice } from '../../src/backends/meta/meta-device.ts'
 import { openReferenceDevice } from '../../src/backends/reference/open-reference.ts'
 import {
   ALIGNMENT,
@@ -18,6 +18,7 @@ import {
   withAllocator,
 } from '../../src/core/allocator.ts'
 import type { Device } from '../../src/core/device.ts'
+import { MemoryTrace } from '../../src/core/memory-trace.ts'
 import { Tape } from '../../src/core/tape.ts'
 import { Storage, Tensor } from '../../src/core/tensor.ts'
 import { gelu } from '../../src/ops/gelu.ts'
@@ -112,7 +113,7 @@ const traces = fc.array(
 test('a plan keeps apart what is alive together', () => {
   fc.assert(
     fc.property(traces, (steps) => {
-      const meta = new MetaDevice()
+      const meta = new MetaDevice({ floatDtype: 'f32', itemBytes: () => 4 })
       const trace = new MemoryTrace()
       const tensors: Tensor[] = []
       const lives: { first: number; last: number }[] = []

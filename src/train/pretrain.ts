@@ -1,0 +1,243 @@
+// A pretraining run from open files to a trained model: builds the model, plans its memory, trains with a live report,
+// evaluates, checkpoints, resumes. Used by the recipes; draws nothing and prints nothing itself.
+import { createHash } from 'node:crypto'
+import { freemem } from 'node:os'
+import { loadHfWeights, type TokenizerFiles } from '../checkpoint/hf.ts'
+import { createModel, type HfConfig } from '../checkpoint/hf-config.ts'
+import { loadRunCheckpoint, saveRunCheckpoint } from '../checkpoint/run-checkpoint.ts'
+import { newestComplete } from '../checkpoint/store.ts'
+import type { Device } from '../core/device.ts'
+import { ConfigError } from '../core/errors.ts'
+import type { TokenDataset } from '../data/dataset.ts'
+import { EvalLoader } from '../data/eval-loader.ts'
+import { DataLoader, type LoaderState } from '../data/loader.ts'
+import { DropoutStreams } from '../models/decoder.ts'
+import { materialize } from '../nn/module.ts'
+import { openMeta } from '../open.ts'
+import { Optimizer } from '../optim/optimizer.ts'
+import { learningRate } from '../optim/schedule.ts'
+import { planStep, type StepPlan, totalBytes } from './plan.ts'
+import type { RunDir } from './run-dir.ts'
+import { type RunSettings, updateRule } from './settings.ts'
+import { TrainStep } from './step.ts'
+
+/** Facts that decide the bits of a run; a resumed run compares them. */
+export type Numerics = Readonly<Record<string, string | number | boolean>>
+
+export interface StepReport {
+  /** Optimizer steps done. */
+  readonly step: number
+  /** Nats per trained token. */
+  readonly loss: number
+  readonly lr: number
+  readonly gradNorm: number
+  readonly isFinite: boolean
+  readonly trainedTokens: number
+  readonly epoch: number
+  readonly seconds: number
+}
+
+export interface Evaluation {
+  /** Nats per token. */
+  readonly loss: number
+  readonly bitsPerByte: number
+  readonly tokens: number
+  readonly bytes: number
+}
+
+/** Everything a run holds in memory. */
+export class Pretraining {
+  readonly device: Device
+  readonly settings: RunSettings
+  readonly config: HfConfig
+  readonly plan: StepPlan
+  readonly loader: DataLoader
+  readonly optimizer: Optimizer
+  readonly step: TrainStep
+  readonly #tokenizerFiles: TokenizerFiles
+  readonly #numerics: Numerics
+  #stepsDone = 0
+
+  private constructor(
+    fields: Pick<Pretraining, 'device' | 'settings' | 'config' | 'plan' | 'loader' | 'optimizer' | 'step'>,
+    tokenizerFiles: TokenizerFiles,
+    numerics: Numerics,
+  ) {
+    this.device = fields.device
+    this.settings = fields.settings
+    this.config = fields.config
+    this.plan = fields.plan
+    this.loader = fields.loader
+    this.optimizer = fields.optimizer
+    this.step = fields.step
+    this.#tokenizerFiles = tokenizerFiles
+    this.#numerics = numerics
+  }
+
+  /**
+   * Plans the run and, if it fits, gives it its memory.
+   * @param options.initFrom  Hugging Face folder whose weights to start from; else random initialisation by `seed`
+   * @throws ConfigError if the run cannot fit in memory, with the cheapest change that would
+   */
+  static async open(options: {
+    device: Device
+    settings: RunSettings
+    config: HfConfig
+    dataset: TokenDataset
+    tokenizerFiles: TokenizerFiles
+    numerics: Numerics
+    initFrom?: string | undefined
+  }): Promise<Pretraining> {
+    const { device, settings, config, dataset } = options
+    const { seqLen, batchTokens, microBatchSize, packing, seed, dropout, recompute } = settings
+    checkShape(settings, config)
+    const rowsPerStep = batchTokens / seqLen
+    const loader = new DataLoader(dataset, { mode: packing, seqLen, rowsPerStep, seed })
+    loader.step(0).microBatchCount(microBatchSize)
+    const rule = updateRule(settings.optimizer)
+    const stepOptions = { recompute, dropout, streams: new DropoutStreams(seed) }
+    const shape = { microBatchSize, seqLen }
+    const plan = planStep(createModel(config), await openMeta(device), shape, rule, stepOptions)
+    refuseIfTooLarge(plan, settings)
+    const model = createModel(config)
+    const arenas = materialize(model, device, options.initFrom === undefined ? { seed } : {})
+    if (options.initFrom !== undefined) loadHfWeights(model, options.initFrom)
+    const optimizer = new Optimizer(arenas, rule)
+    const step = new TrainStep(model, optimizer, shape, plan, stepOptions)
+    const fields = { device, settings, config, plan, loader, optimizer, step }
+    return new Pretraining(fields, options.tokenizerFiles, options.numerics)
+  }
+
+  get stepsDone(): number {
+    return this.#stepsDone
+  }
+
+  get microBatchesPerStep(): number {
+    return this.settings.batchTokens / (this.settings.seqLen * this.settings.microBatchSize)
+  }
+
+  /** FLOPs of one optimizer step, recomputation included. */
+  get flopsPerStep(): number {
+    return this.plan.train.flops * this.microBatchesPerStep
+  }
+
+  /** One optimizer step. */
+  async trainStep(turn?: () => Promise<void>): Promise<StepReport> {
+    const start = performance.now()
+    const batch = this.loader.step(this.#stepsDone)
+    const { schedule, gradClip } = this.settings
+    const step = this.#stepsDone + 1
+    const lr = learningRate(schedule, step)
+    const loss = await this.step.run(this.#microBatches(), batch.trainedTokens, { lr, step, gradClip }, turn)
+    const { gradNorm, isFinite } = await this.optimizer.lastNorm()
+    this.#stepsDone = step
+    const seconds = (performance.now() - start) / 1000
+    return { step, loss, lr, gradNorm, isFinite, trainedTokens: batch.trainedTokens, epoch: batch.epoch, seconds }
+  }
+
+  *#microBatches() {
+    const batch = this.loader.step(this.#stepsDone)
+    for (let i = 0; i < this.microBatchesPerStep; i++) yield batch.microBatch(i, this.settings.microBatchSize)
+  }
+
+  /**
+   * Loss and bits per byte over a dataset.
+   * @param options.documents  only these (default all)
+   * @param options.stride     new tokens of each window; less than seqLen gives every token more context
+   */
+  async evaluate(
+    dataset: TokenDataset,
+    options: { documents?: readonly number[]; stride?: number; turn?: () => Promise<void> } = {},
+  ): Promise<Evaluation> {
+    const { seqLen, microBatchSize } = this.settings
+    const { documents, stride } = options
+    const evalLoader = new EvalLoader(dataset, { seqLen, documents, stride })
+    const batches = function* () {
+      for (let i = 0; i < evalLoader.batchCount(microBatchSize); i++) yield evalLoader.batch(i, microBatchSize)
+    }
+    const nats = await this.step.evaluate(batches(), options.turn)
+    return {
+      loss: nats / evalLoader.scoredTokens,
+      bitsPerByte: nats / Math.LN2 / evalLoader.textBytes,
+      tokens: evalLoader.scoredTokens,
+      bytes: evalLoader.textBytes,
+    }
+  }
+
+  /** Writes a checkpoint of the present state into the run. */
+  async save(run: RunDir, keepLast: number): Promise<string> {
+    return await saveRunCheckpoint(
+      run.path,
+      {
+        model: this.step.model,
+        config: this.config,
+        tokenizerFiles: this.#tokenizerFiles,
+        optimizer: this.optimizer,
+        trainer: {
+          step: this.#stepsDone,
+          seed: this.settings.seed,
+          data: this.loader.describeState(this.#stepsDone),
+          schedule: this.settings.schedule,
+          numerics: this.#numerics,
+          configHash: hashOf(this.settings),
+        },
+      },
+      { keepLast },
+    )
+  }
+
+  /**
+   * Goes on from the newest complete checkpoint of the run, if there is one.
+   * @returns sentences for the user: checkpoints passed over, numerics that differ
+   */
+  async resume(run: RunDir): Promise<string[]> {
+    const { checkpoint, skipped } = newestComplete(run.path)
+    const notes = skipped.map(({ step, problem }) => `checkpoint of step ${step} is passed over: ${problem}`)
+    if (checkpoint === undefined) return notes
+    const state = loadRunCheckpoint(checkpoint.path, { model: this.step.model, optimizer: this.optimizer })
+    this.#stepsDone = this.loader.checkState(state.data as LoaderState)
+    await run.rewindMetrics(this.#stepsDone)
+    const differing = Object.keys({ ...state.numerics, ...this.#numerics }).filter(
+      (key) => key !== 'threads' && state.numerics[key] !== this.#numerics[key],
+    )
+    if (differing.length > 0) {
+      const shown = differing.map((key) => `${key} was ${state.numerics[key]}, is ${this.#numerics[key]}`)
+      notes.push(`bit-equality with the run so far is off: ${shown.join(', ')}`)
+    }
+    return notes
+  }
+}
+
+function checkShape({ seqLen, batchTokens, microBatchSize }: RunSettings, config: HfConfig): void {
+  if (batchTokens % (seqLen * microBatchSize) !== 0) {
+    throw new ConfigError(
+      `pretrain: batchTokens must be a multiple of microBatchSize x seqLen = ${seqLen * microBatchSize}, got ${batchTokens}; try ${Math.max(1, Math.round(batchTokens / (seqLen * microBatchSize))) * seqLen * microBatchSize}`,
+    )
+  }
+  if (seqLen > config.maxPositionEmbeddings) {
+    throw new ConfigError(
+      `pretrain: seqLen must be at most the model's maxPositionEmbeddings, got ${seqLen} and ${config.maxPositionEmbeddings}`,
+    )
+  }
+}
+
+/** A run that cannot fit is refused before it starts. */
+function refuseIfTooLarge(plan: StepPlan, settings: RunSettings): void {
+  const needed = totalBytes(plan)
+  const free = freemem()
+  if (needed <= free) return
+  const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(2)} GiB`
+  const advice =
+    settings.microBatchSize > 1
+      ? `--micro-batch-size ${Math.max(1, settings.microBatchSize >> 1)}`
+      : settings.recompute !== 'full'
+        ? '--recompute full'
+        : 'a smaller --depth'
+  throw new ConfigError(
+    `pretrain: the run needs ${gib(needed)} (activations ${gib(plan.train.memory.totalBytes)}), ${gib(free)} are free; try ${advice}`,
+  )
+}
+
+function hashOf(settings: RunSettings): string {
+  return createHash('sha256').update(JSON.stringify(settings)).digest('hex')
+}

@@ -173,9 +173,9 @@ for (const [name, makeModel] of Object.entries(models)) {
 
     test('the more is recomputed, the less memory and the more FLOPs the plan has', () => {
       const [none, selective, full] = (['none', 'selective', 'full'] as const).map((r) => planFor(makeModel, device, r))
-      assert.ok(full!.memory.totalBytes < selective!.memory.totalBytes)
-      assert.ok(selective!.memory.totalBytes < none!.memory.totalBytes)
-      assert.ok(full!.flops > selective!.flops && selective!.flops > none!.flops)
+      assert.ok(full!.train.memory.totalBytes < selective!.train.memory.totalBytes)
+      assert.ok(selective!.train.memory.totalBytes < none!.train.memory.totalBytes)
+      assert.ok(full!.train.flops > selective!.train.flops && selective!.train.flops > none!.train.flops)
     })
 
     test('the comparison notices one bit', async () => {

@@ -14,6 +14,10 @@ export const verbs: Readonly<Record<string, Verb>> = {
     summary: 'show what this machine has, and what each missing thing would enable',
     load: async () => (await import('../recipes/doctor.ts')).default,
   },
+  pretrain: {
+    summary: 'train a model on token shards, from scratch or from given weights',
+    load: async () => (await import('../recipes/pretrain.ts')).default,
+  },
   'import hf': {
     summary: 'check a Hugging Face folder and copy it into a clean one',
     load: async () => (await import('../recipes/import.ts')).importHf,

@@ -129,10 +129,10 @@ export class Pretraining {
     const step = this.#stepsDone + 1
     const lr = learningRate(schedule, step)
     const loss = await this.step.run(this.#microBatches(), batch.trainedTokens, { lr, step, gradClip }, turn)
-    const { gradNorm, isFinite } = await this.optimizer.lastNorm()
+    const norm = await this.optimizer.lastNorm()
     this.#stepsDone = step
     const seconds = (performance.now() - start) / 1000
-    return { step, loss, lr, gradNorm, isFinite, trainedTokens: batch.trainedTokens, epoch: batch.epoch, seconds }
+    return { step, loss, lr, ...norm, trainedTokens: batch.trainedTokens, epoch: batch.epoch, seconds }
   }
 
   *#microBatches() {

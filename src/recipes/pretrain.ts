@@ -1,0 +1,293 @@
+// trainyard pretrain: trains a decoder from random initialisation, or from the weights of another, on token shards.
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { z } from 'zod'
+import { readHfConfig } from '../checkpoint/hf-config.ts'
+import { findModelFolder } from '../checkpoint/model-folder.ts'
+import type { RunContext } from '../config/context.ts'
+import { field } from '../config/field.ts'
+import { defineRecipe } from '../config/recipe.ts'
+import { ConfigError } from '../core/errors.ts'
+import { TokenDataset } from '../data/dataset.ts'
+import { formatBytes, formatCount, formatDuration, formatPercent } from '../display/format.ts'
+import { openDevice } from '../open.ts'
+import { totalBytes } from '../train/plan.ts'
+import { Pretraining } from '../train/pretrain.ts'
+import { RunDir } from '../train/run-dir.ts'
+import { runSession } from '../train/session.ts'
+import { type ModelSettings, modelConfig, modelFromDepth, type RunSettings } from '../train/settings.ts'
+
+const whole = z.number().int().min(1)
+const optionalWhole = (describe: string) => field(whole.optional(), { describe: `${describe}; default from depth` })
+
+const config = z.object({
+  data: field(z.string().min(1), { describe: 'folder that data prepare made', example: 'data/books' }),
+  out: field(z.string().min(1), { describe: 'folder of the run', example: 'runs/books' }),
+  resume: field(z.boolean().default(false), { describe: 'go on from the newest checkpoint of the run' }),
+  initFrom: field(z.string().min(1).optional(), {
+    describe: 'run or Hugging Face folder whose weights to start from, instead of random ones',
+    example: 'models/stories260K',
+  }),
+  depth: field(whole.default(4), { describe: 'the one dial: layers; width, heads and MLP follow', unit: 'layers' }),
+  model: z
+    .object({
+      family: field(z.enum(['llama', 'gpt2']).default('llama'), { describe: 'architecture' }),
+      hiddenSize: optionalWhole('width of the residual stream'),
+      intermediateSize: optionalWhole('width of the MLP'),
+      numHiddenLayers: optionalWhole('number of layers'),
+      numAttentionHeads: optionalWhole('query heads'),
+      numKeyValueHeads: optionalWhole('key-value heads'),
+      tieWordEmbeddings: field(z.boolean().default(true), { describe: 'share the embedding with the head' }),
+    })
+    .prefault({}),
+  seqLen: field(whole.default(256), { describe: 'context of training', unit: 'tokens' }),
+  batchTokens: field(whole.default(8192), { describe: 'global batch of an optimizer step', unit: 'tokens' }),
+  microBatchSize: field(whole.default(16), { describe: 'sequences of one forward; less needs less memory' }),
+  maxSteps: field(whole.optional(), {
+    describe: 'optimizer steps; default from tokensPerParameter',
+    unit: 'steps',
+    example: 500,
+  }),
+  tokensPerParameter: field(z.number().positive().default(20), {
+    describe: 'tokens to train on for each parameter (Hoffmann et al. 2022)',
+    unit: 'tokens',
+  }),
+  packing: field(z.enum(['packed', 'windows']).default('packed'), {
+    describe: 'packed: documents never attend to each other; windows: one stream cut in rows',
+  }),
+  optimizer: field(z.enum(['adamw', 'adam', 'sgd', 'lion', 'muon']).default('adamw'), { describe: 'update rule' }),
+  lr: field(z.number().positive().default(2e-3), { describe: 'highest learning rate' }),
+  minLrRatio: field(z.number().min(0).max(1).default(0.1), { describe: 'learning rate at the end, as a part of lr' }),
+  schedule: field(z.enum(['cosine', 'linear', 'wsd', 'constant']).default('cosine'), {
+    describe: 'shape of the learning rate after the warm-up',
+  }),
+  warmupSteps: field(z.number().int().min(0).default(20), { describe: 'linear warm-up', unit: 'steps' }),
+  decayFraction: field(z.number().min(0).max(1).default(0.3), { describe: 'wsd: last part of the run that decays' }),
+  weightDecay: field(z.number().min(0).default(0.1), { describe: 'decay of matrices' }),
+  beta1: field(z.number().min(0).max(1).default(0.9), { describe: 'decay of the first moment' }),
+  beta2: field(z.number().min(0).max(1).default(0.95), { describe: 'decay of the second moment' }),
+  eps: field(z.number().positive().default(1e-8), { describe: 'added to the root of the second moment' }),
+  momentum: field(z.number().min(0).max(1).default(0.95), { describe: 'sgd and muon: momentum' }),
+  gradClip: field(z.number().min(0).default(1), { describe: 'largest global gradient norm, 0 for none' }),
+  dropout: field(z.number().min(0).max(0.9).default(0), {
+    describe: 'probability of dropout on embeddings and branches',
+  }),
+  recompute: field(z.enum(['none', 'selective', 'full']).default('none'), {
+    describe: 'activations to forget and compute again: saves memory, costs time',
+  }),
+  evalEverySteps: field(z.number().int().min(0).default(100), {
+    describe: 'validate this often, 0 only at the end',
+    unit: 'steps',
+  }),
+  evalDocuments: field(whole.default(8), {
+    describe: 'documents of a validation during training; the last one takes all',
+  }),
+  saveEverySteps: field(z.number().int().min(0).default(200), {
+    describe: 'checkpoint this often, 0 only at the end',
+    unit: 'steps',
+  }),
+  keepLast: field(whole.default(2), { describe: 'checkpoints to keep' }),
+  stopAfterStep: field(z.number().int().min(0).default(0), {
+    describe: 'stop after this step with a checkpoint, as Ctrl-C would; 0 never',
+    unit: 'steps',
+  }),
+  seed: field(z.number().int().min(0).default(42), { describe: 'of initialisation, dropout and data order' }),
+  threads: field(whole.optional(), { describe: 'CPU threads; default all', example: 2 }),
+  matmulPrecision: field(z.enum(['f32', 'bf16']).default('f32'), { describe: 'products in matmul; sums are f32' }),
+})
+
+type Config = z.output<typeof config>
+
+/** Keys that may differ when a run goes on: they change neither the data nor the updates. */
+const HARMLESS = [
+  'resume',
+  'out',
+  'data',
+  'stopAfterStep',
+  'evalEverySteps',
+  'evalDocuments',
+  'saveEverySteps',
+  'keepLast',
+  'threads',
+]
+
+export default defineRecipe({
+  name: 'pretrain',
+  summary: 'train a model on token shards, from scratch or from given weights',
+  description:
+    'Trains on what `data prepare` made. --depth alone gives a sensible model; everything else can be set apart. The plan (parameters, FLOPs, memory) is printed first, and a run that cannot fit in memory is refused.\n\nCtrl-C finishes the step, writes a checkpoint and says how to go on; a resumed run continues bit for bit.',
+  examples: [
+    { command: 'pretrain --data data/books --out runs/books --depth 4', does: 'train a model of four layers' },
+    { command: 'pretrain --data data/books --out runs/books --depth 4 --resume', does: 'go on with it' },
+    {
+      command: 'pretrain --data data/tales --init-from models/stories260K --out runs/tales --max-steps 50 --lr 1e-4',
+      does: 'fine-tune a given model on a new text',
+    },
+  ],
+  config,
+  async run(options, context) {
+    const path = (name: string): string => resolve(context.cwd, name)
+    const data = path(options.data)
+    const dataset = TokenDataset.open(join(data, 'train'))
+    const validationDir = join(data, 'validation')
+    const validation = existsSync(validationDir) ? TokenDataset.open(validationDir) : undefined
+    const { bosTokenId, eosTokenId, tokenizer } = dataset.manifest
+    const tokens = {
+      vocabSize: tokenizer.vocabSize,
+      bosTokenId: bosTokenId ?? undefined,
+      eosTokenId: eosTokenId ?? undefined,
+    }
+    const source = options.initFrom === undefined ? undefined : findModelFolder(path(options.initFrom)).folder
+    const model = modelSettings(options)
+    const hfConfig = source === undefined ? modelConfig(model, tokens) : readHfConfig(source)
+    if (hfConfig.vocabSize < tokenizer.vocabSize) {
+      throw new ConfigError(
+        `pretrain: the data was made with a tokenizer of ${tokenizer.vocabSize} tokens, the model of --init-from has ${hfConfig.vocabSize}: prepare the data with that model's tokenizer`,
+      )
+    }
+    const device = await openDevice('cpu', {
+      matmulPrecision: options.matmulPrecision,
+      ...(options.threads !== undefined && { threads: options.threads }),
+    })
+    const settings = resolveSettings(options, model, parameterEstimate(hfConfig))
+    const training = await Pretraining.open({
+      device,
+      settings,
+      config: hfConfig,
+      dataset,
+      tokenizerFiles: tokenizerFilesOf(data),
+      numerics: {
+        device: device.name,
+        isa: device.isa,
+        matmulPrecision: device.matmulPrecision,
+        threads: device.threads,
+      },
+      initFrom: source,
+    })
+    const run = await RunDir.open(path(options.out), { ...options }, { resume: options.resume, harmless: HARMLESS })
+    if (options.resume) {
+      for (const note of await training.resume(run)) context.warn(note)
+      context.log(`going on from step ${training.stepsDone}`)
+    }
+    const peak = device.measurePeakFlops().f32
+    await printPlan(training, settings.schedule.maxSteps, peak, run, context)
+    const result = await runSession(training, context, {
+      run,
+      title: `pretrain ${options.out}`,
+      maxSteps: settings.schedule.maxSteps,
+      stopAfterStep: options.stopAfterStep,
+      evalEverySteps: options.evalEverySteps,
+      saveEverySteps: options.saveEverySteps,
+      keepLast: options.keepLast,
+      validation,
+      evalDocuments:
+        validation && Array.from({ length: Math.min(options.evalDocuments, validation.documentCount) }, (_, i) => i),
+      peakFlops: peak,
+      hint: 'Ctrl-C: checkpoint and stop',
+    })
+    if (!result.isFinished) {
+      context.log(
+        `stopped after step ${training.stepsDone} with a checkpoint; go on with: trainyard pretrain ... --resume`,
+      )
+      return
+    }
+    const { evaluation } = result
+    if (evaluation !== undefined) {
+      context.log(
+        `validation: loss ${evaluation.loss.toFixed(4)} nats per token, ${evaluation.bitsPerByte.toFixed(4)} bits per byte over ${formatBytes(evaluation.bytes)}`,
+      )
+    }
+    if (result.seconds > 0) {
+      const share = ((result.tokens / settings.batchTokens) * training.flopsPerStep) / result.seconds / peak
+      context.log(
+        `trained ${formatCount(result.tokens)} tokens in ${formatDuration(result.seconds)}: ${formatCount(result.tokens / result.seconds)} tok/s, ${formatPercent(share)} of the measured peak`,
+      )
+    }
+    context.log(`the model is in ${options.out}; talk to it with: trainyard generate ${options.out} --prompt "..."`)
+  },
+})
+
+function modelSettings({ model, depth, seqLen }: Config): ModelSettings {
+  const given = Object.fromEntries(Object.entries(model).filter(([, value]) => value !== undefined))
+  return modelFromDepth(depth, seqLen, given)
+}
+
+function resolveSettings(options: Config, model: ModelSettings, parameters: number): RunSettings {
+  const { seqLen, batchTokens, microBatchSize, packing, seed, dropout, recompute, gradClip, lr } = options
+  const maxSteps = options.maxSteps ?? Math.max(1, Math.round((options.tokensPerParameter * parameters) / batchTokens))
+  return {
+    model,
+    seqLen,
+    batchTokens,
+    microBatchSize,
+    packing,
+    seed,
+    dropout,
+    recompute,
+    gradClip,
+    optimizer: {
+      kind: options.optimizer,
+      weightDecay: options.weightDecay,
+      beta1: options.beta1,
+      beta2: options.beta2,
+      eps: options.eps,
+      momentum: options.momentum,
+    },
+    schedule: {
+      kind: options.schedule,
+      lr,
+      minLr: lr * options.minLrRatio,
+      warmupSteps: options.warmupSteps,
+      maxSteps,
+      decayFraction: options.decayFraction,
+    },
+  }
+}
+
+/** Matrices of the layers and the embedding: what the horizon is a multiple of. */
+function parameterEstimate(config: ReturnType<typeof readHfConfig>): number {
+  const { hiddenSize: width, numHiddenLayers, vocabSize, intermediateSize } = config
+  const mlp = config.modelType === 'llama' ? 3 : 2
+  return vocabSize * width + numHiddenLayers * (4 * width * width + mlp * width * intermediateSize)
+}
+
+/** The tokenizer that `data prepare` left beside the shards, to travel with every checkpoint. */
+function tokenizerFilesOf(data: string): Record<string, string> {
+  const folder = join(data, 'tokenizer')
+  if (!existsSync(folder)) return {}
+  return Object.fromEntries(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name), 'utf8')]))
+}
+
+async function printPlan(
+  training: Pretraining,
+  maxSteps: number,
+  peak: number,
+  run: RunDir,
+  context: RunContext,
+): Promise<void> {
+  const { plan, flopsPerStep, loader } = training
+  const stepsLeft = maxSteps - training.stepsDone
+  const seconds = (flopsPerStep * stepsLeft) / (0.6 * peak)
+  const tokens = maxSteps * training.settings.batchTokens
+  context.log(
+    `plan: ${formatCount(plan.parameterCount)} parameters, ${formatCount(maxSteps)} steps of ${formatCount(training.settings.batchTokens)} tokens = ${formatCount(tokens)} tokens (${(maxSteps / loader.stepsPerEpoch).toFixed(2)} epochs)`,
+  )
+  context.log(
+    `      ${(flopsPerStep * maxSteps).toExponential(2)} FLOPs (6 N D would be ${(6 * plan.parameterCount * tokens).toExponential(2)}); about ${formatDuration(seconds)} at 60% of ${formatCount(peak)} FLOP/s`,
+  )
+  context.log(
+    `      memory ${formatBytes(totalBytes(plan))}: parameters ${formatBytes(plan.parameterBytes)}, gradients ${formatBytes(plan.gradientBytes)}, optimizer ${formatBytes(plan.optimizerBytes)}, activations ${formatBytes(plan.train.memory.totalBytes)}`,
+  )
+  await run.writePlan({
+    parameterCount: plan.parameterCount,
+    parameterBytes: plan.parameterBytes,
+    gradientBytes: plan.gradientBytes,
+    optimizerBytes: plan.optimizerBytes,
+    activationBytes: plan.train.memory.totalBytes,
+    activationBytesByKind: { ...plan.train.memory.peakByKind },
+    flopsPerStep,
+    maxSteps,
+    tokens,
+    estimatedSeconds: seconds,
+  })
+}

@@ -18,6 +18,10 @@ export const verbs: Readonly<Record<string, Verb>> = {
     summary: 'train a model on token shards, from scratch or from given weights',
     load: async () => (await import('../recipes/pretrain.ts')).default,
   },
+  'verify invariance': {
+    summary: 'prove that loss and gradients do not depend on micro-batches and packing',
+    load: async () => (await import('../recipes/verify-invariance.ts')).default,
+  },
   'import hf': {
     summary: 'check a Hugging Face folder and copy it into a clean one',
     load: async () => (await import('../recipes/import.ts')).importHf,

@@ -55,7 +55,12 @@ export class Optimizer {
   /** Starts a step: parameter gradients count as empty, and the loss is scaled by 1 / trainedTokens. */
   begin(trainedTokens: number): void {
     for (const arena of this.arenas) for (const { parameter } of arena.segments) parameter.hasGradient = false
-    this.#host[SCALAR.lossScale] = 1 / trainedTokens
+    this.scaleLoss(1 / trainedTokens)
+  }
+
+  /** What losses and their gradients are multiplied by from now on. */
+  scaleLoss(scale: number): void {
+    this.#host[SCALAR.lossScale] = scale
     this.scalars.device.write(this.scalars, this.#host)
   }
 

@@ -79,11 +79,12 @@ export async function checkInvariance(options: {
   seqLen: number
   rows: number
   seed: number
-  step: number
+  /** Which step of the data order; default the first whose rows train different numbers of tokens. */
+  step?: number | undefined
 }): Promise<InvarianceRow[]> {
   const { device, config, dataset, seqLen, rows, seed } = options
   const loader = new DataLoader(dataset, { mode: 'packed', seqLen, rowsPerStep: rows, seed })
-  const batch = loader.step(options.step)
+  const batch = loader.step(options.step ?? firstUnevenStep(loader))
   const model = createModel(config)
   const arenas = materialize(model, device, { seed })
   const optimizer = new Optimizer(arenas, adamw())
@@ -125,6 +126,17 @@ export async function checkInvariance(options: {
     results.push({ name, isPlantedFault, loss, lossDifference, gradientDifference, isEqual })
   }
   return results
+}
+
+/** An even batch would hide the planted fault: a mean of means of equal counts is the mean. */
+function firstUnevenStep(loader: DataLoader): number {
+  const steps = Math.ceil(loader.stepsPerEpoch)
+  for (let s = 0; s < steps; s++) {
+    const batch = loader.step(s)
+    const counts = Array.from({ length: batch.rows }, (_, i) => batch.microBatch(i, 1).trainedTokens)
+    if (new Set(counts).size > 1) return s
+  }
+  return 0
 }
 
 async function exactMean(

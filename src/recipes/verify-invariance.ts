@@ -28,9 +28,9 @@ export default defineRecipe({
     depth: field(whole.default(2), { describe: 'layers of the model to check with', unit: 'layers' }),
     seqLen: field(whole.default(128), { describe: 'context', unit: 'tokens' }),
     rows: field(z.number().int().min(4).default(16), { describe: 'sequences of the global batch', unit: 'sequences' }),
-    step: field(z.number().int().min(0).default(0), {
-      describe: 'which step of the data order to take',
-      unit: 'steps',
+    step: field(z.number().int().min(0).optional(), {
+      describe: 'step of the data order to take; default the first whose rows train different numbers of tokens',
+      example: 0,
     }),
     seed: field(z.number().int().min(0).default(42), { describe: 'of weights and data order' }),
     threads: field(whole.optional(), { describe: 'CPU threads; default all', example: 2 }),

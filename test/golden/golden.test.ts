@@ -1,0 +1,240 @@
+// Trainyard against PyTorch and transformers (tools/make-golden.py): logits, every parameter's gradient, and the losses
+// and gradient norms of ten AdamW steps of tiny models, on every instruction set of the CPU and on the reference.
+import assert from 'node:assert/strict'
+import { after, describe, type TestContext, test } from 'node:test'
+import { openReferenceDevice } from '../../src/backends/reference/open-reference.ts'
+import type { HfConfig } from '../../src/checkpoint/hf-config.ts'
+import { standaloneTensor, tensorFrom } from '../../src/core/allocator.ts'
+import type { Device } from '../../src/core/device.ts'
+import { inScope, Tape } from '../../src/core/tape.ts'
+import type { Tensor } from '../../src/core/tensor.ts'
+import { type DecoderInputs, type DecoderModel, DropoutStreams } from '../../src/models/decoder.ts'
+import { type AdamConfig, adamw } from '../../src/optim/adam.ts'
+import { Optimizer } from '../../src/optim/optimizer.ts'
+import { BatchTensors, microStep } from '../../src/train/step.ts'
+import { type DeviceUnderTest, devicesUnderTest } from '../devices.ts'
+import { valuesOf } from '../ops/harness.ts'
+import { decode, GOLDEN_MODELS, type GoldenModel, gradientViews, loadGoldenModel, readGolden } from './fixture.ts'
+
+/** PyTorch ran in float32, so these hold on the float64 reference too. */
+const ALLOWED = { logits: 1e-5, gradients: 2e-5, losses: 1e-5, gradNorms: 1e-4 }
+
+const streams = new DropoutStreams(0)
+
+/** ||actual - expected|| / ||expected||, and the largest error over the largest element. */
+function errorsOf(actual: ArrayLike<number>, expected: ArrayLike<number>): { norm: number; element: number } {
+  assert.equal(actual.length, expected.length)
+  let squares = 0
+  let total = 0
+  let largestError = 0
+  let largest = 0
+  for (let i = 0; i < expected.length; i++) {
+    const error = Math.abs(actual[i]! - expected[i]!)
+    assert.ok(Number.isFinite(error), `element ${i} is ${actual[i]} instead of ${expected[i]}`)
+    squares += error * error
+    total += expected[i]! ** 2
+    largestError = Math.max(largestError, error)
+    largest = Math.max(largest, Math.abs(expected[i]!))
+  }
+  return { norm: Math.sqrt(squares / total), element: largestError / largest }
+}
+
+async function logitsOf(model: DecoderModel, inputs: DecoderInputs): Promise<Float64Array> {
+  const { headWeight } = model
+  const { device, rowCount } = inputs.tokens.reshape(inputs.tokens.size, 1)
+  const logits = standaloneTensor(device, [rowCount, headWeight.shape[0]!])
+  inScope(device, () => {
+    const hidden = model.forward(inputs)
+    device.kernels.matmul(logits, hidden.reshape(rowCount, hidden.columnCount), headWeight, { transposeB: true })
+  })
+  return valuesOf(logits)
+}
+
+/** Fills a batch of plain rows: positions 0 .. T-1, one document each. */
+function fill(batch: BatchTensors, { tokens, targets }: { tokens: number[]; targets: number[] }): void {
+  const seqLen = batch.tokens.shape[1]!
+  batch.fill({
+    batchSize: batch.tokens.shape[0]!,
+    seqLen,
+    tokens: Int32Array.from(tokens),
+    targets: Int32Array.from(targets),
+    positions: Int32Array.from(tokens, (_, i) => i % seqLen),
+    docStart: new Int32Array(tokens.length),
+    sampleIndex: new Int32Array(batch.sampleIndex.size),
+    trainedTokens: trainedTokens(targets),
+  })
+}
+
+/** Rows of packed documents as model inputs [rows, T]. */
+function packedInputs(device: Device, rows: { documents: number[][] }[]): DecoderInputs {
+  const columns = rows.map(({ documents }) => {
+    let start = 0
+    return documents.flatMap((document) => {
+      const docStart = start
+      start += document.length
+      return document.map((token, position) => ({ token, position, docStart }))
+    })
+  })
+  const make = (value: (at: { token: number; position: number; docStart: number }) => number): Tensor =>
+    tensorFrom(device, [rows.length, columns[0]!.length], columns.flat().map(value), 'i32')
+  return { tokens: make((at) => at.token), positions: make((at) => at.position), docStart: make((at) => at.docStart) }
+}
+
+/** Runs the ten steps. */
+async function train(
+  device: Device,
+  name: GoldenModel,
+  options: AdamConfig = {},
+): Promise<{ losses: number[]; gradNorms: number[] }> {
+  const golden = readGolden(name)
+  const { lr, gradClip, ...settings } = golden.adamw
+  const { model, arenas } = await loadGoldenModel(device, name, golden)
+  const optimizer = new Optimizer(arenas, adamw({ ...settings, ...options }))
+  const batch = new BatchTensors(device, ...golden.shape)
+  const losses: number[] = []
+  const gradNorms: number[] = []
+  for (const [i, step] of golden.batches.entries()) {
+    fill(batch, step)
+    optimizer.begin(trainedTokens(step.targets))
+    {
+      using tape = new Tape(device)
+      microStep(model, batch, optimizer.scalars, tape, { dropout: 0, streams }, true)
+    }
+    optimizer.step({ lr, gradClip, step: i + 1 })
+    losses.push((await valuesOf(batch.totalLoss))[0]!)
+    gradNorms.push((await optimizer.lastNorm()).gradNorm)
+  }
+  return { losses, gradNorms }
+}
+
+function trainedTokens(targets: readonly number[]): number {
+  return targets.filter((target) => target >= 0).length
+}
+
+function worst(actual: readonly number[], expected: readonly number[]): number {
+  return Math.max(...actual.map((value, i) => Math.abs(value - expected[i]!) / Math.abs(expected[i]!)))
+}
+
+/** Every row printed at the end: device, model, what, its largest relative error and what is allowed. */
+const table: string[][] = [['device', 'model', 'compared', 'largest error', 'allowed']]
+
+function check(context: TestContext, device: string, what: string, error: number, allowed: number): void {
+  table.push([device, context.name, what, error.toExponential(1), allowed.toExponential(0)])
+  assert.ok(error <= allowed, `${device}, ${context.name}: ${what} differ by ${error.toExponential(2)}`)
+}
+
+async function checkModel(context: TestContext, name: GoldenModel, deviceName: string, device: Device): Promise<void> {
+  const golden = readGolden(name)
+  const { model, arenas } = await loadGoldenModel(device, name, golden)
+  const report = (what: string, error: number, allowed: number) => check(context, deviceName, what, error, allowed)
+
+  const batch = new BatchTensors(device, ...golden.shape)
+  const [first] = golden.batches
+  fill(batch, first!)
+  const logits = errorsOf(await logitsOf(model, batch.inputs), decode(golden.logits))
+  report('logits (norm)', logits.norm, ALLOWED.logits)
+  report('logits (largest element)', logits.element, ALLOWED.logits)
+
+  const apart = golden.packed.flatMap((row) => [...decode(row.logits)])
+  const packed = errorsOf(await logitsOf(model, packedInputs(device, golden.packed)), apart)
+  report('packed documents, logits (norm)', packed.norm, ALLOWED.logits)
+  report('packed documents, logits (largest element)', packed.element, ALLOWED.logits)
+
+  const optimizer = new Optimizer(arenas, adamw())
+  optimizer.begin(trainedTokens(first!.targets))
+  {
+    using tape = new Tape(device)
+    microStep(model, batch, optimizer.scalars, tape, { dropout: 0, streams }, true)
+  }
+  report('loss', worst([(await valuesOf(batch.totalLoss))[0]!], [golden.loss]), ALLOWED.losses)
+  const gradients = gradientViews(model)
+  assert.deepEqual([...gradients.keys()].sort(), Object.keys(golden.gradients).sort())
+  let largest = 0
+  for (const [key, gradient] of gradients) {
+    const { norm } = errorsOf(await valuesOf(gradient), decode(golden.gradients[key]!))
+    assert.ok(norm <= ALLOWED.gradients, `${deviceName}: the gradient of ${key} differs by ${norm.toExponential(2)}`)
+    largest = Math.max(largest, norm)
+  }
+  report(`gradients of ${gradients.size} tensors (norm)`, largest, ALLOWED.gradients)
+
+  const trained = await train(device, name)
+  report('losses of ten AdamW steps', worst(trained.losses, golden.losses), ALLOWED.losses)
+  report('gradient norms of ten steps', worst(trained.gradNorms, golden.gradNorms), ALLOWED.gradNorms)
+}
+
+const devices: DeviceUnderTest[] = [
+  ...(await devicesUnderTest()),
+  { name: 'reference', device: openReferenceDevice(), precision: 'f64', close: () => {} },
+]
+
+after(() => {
+  for (const entry of devices) if ('device' in entry) entry.close()
+  const widths = table[0]!.map((_, column) => Math.max(...table.map((row) => row[column]!.length)))
+  const { versions } = readGolden('gpt2')
+  console.log(`against transformers ${versions.transformers} on torch ${versions.torch}, float32:`)
+  for (const row of table) console.log(row.map((cell, column) => cell.padEnd(widths[column]!)).join('  '))
+})
+
+for (const entry of devices) {
+  describe(entry.name, () => {
+    for (const name of GOLDEN_MODELS) {
+      if ('skip' in entry) test(name, { skip: entry.skip })
+      else test(name, (context) => checkModel(context, name, entry.name, entry.device))
+    }
+  })
+}
+
+describe('the golden files notice', () => {
+  const device = openReferenceDevice()
+
+  /** Relative error of the first batch's logits with a changed configuration. */
+  async function logitsError(name: GoldenModel, change: (config: HfConfig) => HfConfig): Promise<number> {
+    const golden = readGolden(name)
+    const { model } = await loadGoldenModel(device, name, golden, change)
+    const batch = new BatchTensors(device, ...golden.shape)
+    fill(batch, golden.batches[0]!)
+    return errorsOf(await logitsOf(model, batch.inputs), decode(golden.logits)).norm
+  }
+
+  test('missing RoPE scaling', async () => {
+    const error = await logitsError('llama-tied', (config) => {
+      assert.ok(config.modelType === 'llama' && config.ropeScaling?.ropeType === 'llama3')
+      return { ...config, ropeScaling: { ropeType: 'default' } }
+    })
+    assert.ok(error > 1e-3, `${error}`)
+  })
+
+  test('the other GELU', async () => {
+    const error = await logitsError('gpt2', (config) => {
+      assert.ok(config.modelType === 'gpt2')
+      return { ...config, activationFunction: 'gelu' }
+    })
+    assert.ok(error > 10 * ALLOWED.logits, `${error}`)
+  })
+
+  test('positions that do not restart in a packed document', async () => {
+    const golden = readGolden('gpt2')
+    const { model } = await loadGoldenModel(device, 'gpt2', golden)
+    const inputs = packedInputs(device, golden.packed)
+    const [rows, seqLen] = inputs.tokens.shape as [number, number]
+    const counted = Array.from({ length: rows * seqLen }, (_, i) => i % seqLen)
+    const logits = await logitsOf(model, { ...inputs, positions: tensorFrom(device, [rows, seqLen], counted, 'i32') })
+    assert.ok(
+      errorsOf(
+        logits,
+        golden.packed.flatMap((row) => [...decode(row.logits)]),
+      ).norm > 1e-2,
+    )
+  })
+
+  for (const [what, options] of Object.entries<AdamConfig>({
+    'missing weight decay': { weightDecay: 0 },
+    "the lecture notes' Adam": { convention: 'notes' },
+    'another beta2': { beta2: 0.96 },
+  })) {
+    test(what, async () => {
+      const { losses } = await train(device, 'llama-untied', options)
+      assert.ok(worst(losses, readGolden('llama-untied').losses) > ALLOWED.losses)
+    })
+  }
+})

@@ -1,10 +1,11 @@
 // Builds the CPU kernels ahead of their first use, so that the wait is seen and named. Quick when they are in the cache.
-import { ensureCpuLibrary } from '../src/backends/cpu/build.ts'
+import { buildOptionsFrom, ensureCpuLibrary } from '../src/backends/cpu/build.ts'
 
 let start: number | undefined
 let shown = 0
 try {
   await ensureCpuLibrary({
+    ...buildOptionsFrom(process.env),
     onProgress(done, total) {
       if (start === undefined) {
         start = performance.now()

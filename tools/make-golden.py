@@ -14,6 +14,7 @@ import math
 import pathlib
 import platform
 import sys
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -223,11 +224,11 @@ def write_models(folder):
 
 PARAMETERS = {
     # name -> shape; the names say what Muon takes: matrices of layers, not embeddings and vectors.
-    "layers.0.mlp.gate_proj.weight": (3, 5),
-    "layers.0.mlp.up_proj.weight": (6, 5),
-    "layers.0.mlp.down_proj.weight": (7, 3),
-    "layers.0.norm.weight": (4,),
-    "embed_tokens.weight": (6, 3),
+    "model.layers.0.mlp.gate_proj.weight": (3, 5),
+    "model.layers.0.mlp.up_proj.weight": (6, 5),
+    "model.layers.0.mlp.down_proj.weight": (7, 3),
+    "model.layers.0.norm.weight": (4,),
+    "model.embed_tokens.weight": (6, 3),
 }
 RECORDED = [1, 2, 3, 10]
 
@@ -328,10 +329,10 @@ def is_muon_matrix(name):
 
 
 def newton_schulz(g):
-    """Five iterations of the quintic, as torch.optim.Muon has them, in the precision of g."""
+    """Five iterations of the quintic in the precision of g, as Jordan's code has them (norm + 1e-7; PyTorch clamps)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = g.T if g.shape[0] > g.shape[1] else g
-    x = x / x.norm().clamp(min=1e-7)
+    x = x / (x.norm() + 1e-7)
     for _ in range(5):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -339,7 +340,7 @@ def newton_schulz(g):
 
 
 def muon_update(lr, momentum, weight_decay, beta1, beta2, eps):
-    """By formula in float64 (torch.optim.Muon computes in bfloat16); AdamW for embeddings and vectors."""
+    """By formula; AdamW for embeddings and vectors."""
     state = {}
 
     def rest(weights):
@@ -363,18 +364,26 @@ def muon_update(lr, momentum, weight_decay, beta1, beta2, eps):
     return update
 
 
-def torch_muon_directions(problem):
-    """What torch.optim.Muon subtracts in its first step for lr 1 and no decay: bfloat16 inside."""
-    directions = {}
-    for name, p in problem.items():
-        if not is_muon_matrix(name):
-            continue
-        w = torch.nn.Parameter(p["start"].to(torch.float32))
-        w.grad = (p["curvature"] * (p["start"] - p["center"]) + p["noise"][0]).to(torch.float32)
-        before = w.detach().clone()
-        torch.optim.Muon([w], lr=1.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw").step()
-        directions[name] = (before - w.detach()).flatten().tolist()
-    return directions
+def torch_muon_update(lr, momentum, weight_decay, beta1, beta2, eps):
+    """torch.optim.Muon itself. It casts to bfloat16 for its iterations; here that cast is left out."""
+
+    def make(weights):
+        matrices = [w for name, w in weights.items() if is_muon_matrix(name)]
+        rest = {name: w for name, w in weights.items() if not is_muon_matrix(name)}
+        return [
+            torch.optim.Muon(
+                matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(groups(rest, weight_decay), lr=lr, betas=(beta1, beta2), eps=eps),
+        ]
+
+    inner = from_torch(make)
+
+    def update(step, weights):
+        with mock.patch.object(torch.Tensor, "bfloat16", lambda tensor: tensor.clone()):
+            inner(step, weights)
+
+    return update
 
 
 def write_optimizers(folder):
@@ -414,6 +423,11 @@ def write_optimizers(folder):
             muon_update(lr, 0.95, 0.1, 0.9, 0.95, 1e-8),
             0.0,
         ),
+        "muon of torch": (
+            {**adam_options, "momentum": 0.95, "weightDecay": 0.1},
+            torch_muon_update(lr, 0.95, 0.1, 0.9, 0.95, 1e-8),
+            0.0,
+        ),
     }
     value = {
         "versions": versions(),
@@ -426,7 +440,6 @@ def write_optimizers(folder):
             name: {"options": options, "gradClip": grad_clip, "weights": minimize(problem, update, grad_clip)}
             for name, (options, update, grad_clip) in runs.items()
         },
-        "torchMuonFirstUpdate": torch_muon_directions(problem),
         "schedules": schedules(),
     }
     write_json(folder / "optimizers.json", value)
@@ -467,9 +480,17 @@ def schedules():
         ),
         (
             "transformers get_wsd_schedule",
-            {**warm, "kind": "wsd", "minLr": min_lr},
+            {**warm, "kind": "wsd", "minLr": 0.0},
             lambda o: t.get_wsd_schedule(
-                o, warmup, decay_steps, num_training_steps=max_steps, decay_type="linear", min_lr_ratio=min_lr / lr
+                o, warmup, decay_steps, num_training_steps=max_steps, decay_type="linear", min_lr_ratio=0.0
+            ),
+        ),
+        (
+            # Its warm-up starts from the lowest rate too, Trainyard's from 0: hence none here.
+            "transformers get_wsd_schedule with a lowest rate",
+            {**common, "warmupSteps": 0, "kind": "wsd", "minLr": min_lr},
+            lambda o: t.get_wsd_schedule(
+                o, 0, decay_steps, num_training_steps=max_steps, decay_type="linear", min_lr_ratio=min_lr / lr
             ),
         ),
         (
@@ -492,7 +513,8 @@ def schedules():
 
 
 def main():
-    folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent.parent / "test" / "golden"
+    beside = pathlib.Path(__file__).parent.parent / "test" / "golden"
+    folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else beside
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

@@ -4,6 +4,9 @@ import { COMMON_FLAGS, placeholder } from './flags.ts'
 import type { Recipe } from './recipe.ts'
 
 const WIDTH = 100
+/** Descriptions narrower than this are hard to read: then they stand below their flag, this far in. */
+const MIN_TEXT_WIDTH = 28
+const NARROW_INDENT = 6
 
 /** Help of `recipe` for a terminal of `columns`. */
 export function recipeHelp(recipe: Recipe, columns = WIDTH): string {
@@ -13,7 +16,7 @@ export function recipeHelp(recipe: Recipe, columns = WIDTH): string {
     const word = field.node.type === 'array' ? `${key} ...` : key
     return field.isRequired ? ` <${word}>` : ` [${word}]`
   })
-  const lines = [`trainyard ${recipe.name}: ${recipe.summary}`, '']
+  const lines = [...wrap(`trainyard ${recipe.name}: ${recipe.summary}`, width), '']
   lines.push(`Usage: trainyard ${recipe.name}${words.join('')} [options]`, '')
   for (const paragraph of (recipe.description ?? '').split(/\n\s*\n/).filter((text) => text.trim() !== '')) {
     lines.push(...wrap(paragraph.replaceAll(/\s+/g, ' ').trim(), width), '')
@@ -24,10 +27,26 @@ export function recipeHelp(recipe: Recipe, columns = WIDTH): string {
   const fits = recipe.examples.every(({ does }) => column + 2 + does.length <= width)
   for (const [index, { does }] of recipe.examples.entries()) {
     const command = commands[index]!
-    lines.push(...(fits ? [`${command.padEnd(column)}# ${does}`] : [...wrap(`  # ${does}`, width), command]))
+    if (fits) lines.push(`${command.padEnd(column)}# ${does}`)
+    else lines.push(...wrap(`  # ${does}`, width), ...foldCommand(command, width))
   }
   lines.push('', ...optionTable(recipe, width))
   return lines.join('\n')
+}
+
+/** A command line as a shell takes it: lines of at most `width`, broken before options by a backslash. */
+function foldCommand(command: string, width: number): string[] {
+  const lines: string[] = []
+  let line = ''
+  for (const part of command.split(/ (?=--)/)) {
+    if (line === '') line = part
+    else if (line.length + 1 + part.length + 2 <= width) line += ` ${part}`
+    else {
+      lines.push(`${line} \\`)
+      line = `    ${part}`
+    }
+  }
+  return [...lines, line]
 }
 
 interface Row {
@@ -50,17 +69,18 @@ function optionTable(recipe: Recipe, width: number): string[] {
   const flagWidth = Math.min(36, Math.max(...rows.map(({ flag }) => flag.length)))
   const presetWidth = Math.min(20, Math.max('default'.length, ...rows.map(({ preset }) => preset.length)))
   const indent = 2 + flagWidth + 2 + presetWidth + 2
+  const textIndent = width - indent < MIN_TEXT_WIDTH ? NARROW_INDENT : indent
   const lines: string[] = []
   for (const [title, some] of tables) {
     const heading = some === common || lines.length > 0 ? title : `${title.padEnd(flagWidth + 4)}default`
     lines.push(heading)
     for (const { flag, preset, describe } of some) {
       const left = `  ${flag.padEnd(flagWidth)}  ${preset.padEnd(presetWidth)}  `
-      const text = wrap(describe, Math.max(24, width - indent))
-      // A flag or default too long for its column gets a line of its own.
-      if (left.length > indent) lines.push(left.trimEnd())
+      const text = wrap(describe, width - textIndent)
+      // Too narrow for columns, or a flag or default too long for its own: the description goes below.
+      if (textIndent < indent || left.length > indent) lines.push(left.trimEnd())
       else lines.push((left + text.shift()!).trimEnd())
-      lines.push(...text.map((line) => ' '.repeat(indent) + line))
+      lines.push(...text.map((line) => ' '.repeat(textIndent) + line))
     }
     lines.push('')
   }

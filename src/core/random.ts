@@ -3,6 +3,9 @@
 // on every backend, thread count and layout. Normals use Wichura's AS241 (PPND16, 1988) with a logarithm of our own:
 // plain double additions, products, quotients and square roots in a written order, which C++ and CUDA repeat
 // bit for bit when contraction into FMA is off.
+
+// biome-ignore-all lint/correctness/noPrecisionLoss: constants stand with the digits of the paper, as in the C++ twin
+// biome-ignore-all lint/suspicious/noApproximativeNumericConstant: the C++ twin has the same digits, not a library's
 import type { RandomKey } from './kernels.ts'
 
 const M0 = 0xd2511f53

@@ -38,6 +38,12 @@ export function formatCount(count: number): string {
   return `${sign}${threeDigits(value)}${units[unit]}`
 }
 
+/** 1.82e11 -> '182 GFLOP/s'. */
+export function formatFlops(flopsPerSecond: number): string {
+  const [, number = '-', unit = ''] = /^([-\d.,]+)([kMGTPE]?)$/.exec(formatCount(flopsPerSecond)) ?? []
+  return `${number} ${unit}FLOP/s`
+}
+
 /** Seconds in the two largest units that matter: '850 ms', '12.3 s', '3m 05s', '2h 07m', '4d 03h'. */
 export function formatDuration(seconds: number): string {
   if (!Number.isFinite(seconds)) return '-'

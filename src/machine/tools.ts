@@ -16,9 +16,9 @@ async function firstThatRuns(commands: readonly string[], args: readonly string[
   return undefined
 }
 
-/** The C++ compiler that builds the CPU kernels; the same candidates as the build takes. */
-export function findCompiler(): Promise<Tool | undefined> {
-  return firstThatRuns(['c++', 'g++', 'clang++'], ['--version'])
+/** The C++ compiler that builds the CPU kernels: `wanted` (the setting CXX), else the candidates of the build. */
+export function findCompiler(wanted: string | undefined): Promise<Tool | undefined> {
+  return firstThatRuns(wanted ? [wanted] : ['c++', 'g++', 'clang++'], ['--version'])
 }
 
 export function findMpiLauncher(): Promise<Tool | undefined> {

@@ -56,15 +56,15 @@ class LlamaAttention {
 
   /** Everything up to the output projection, which the layer adds to the residual stream. */
   mix(x: Tensor, layer: number, rotary: RotaryEmbedding, inputs: DecoderInputs): Tensor {
-    const { headDim, numAttentionHeads: heads, numKeyValueHeads: groups } = this.#config
-    const qkv = rope(this.qkvProj.forward(x), inputs.positions, rotary, { numHeads: heads + groups, headDim })
+    const { headDim, numAttentionHeads: heads, numKeyValueHeads: kvHeads } = this.#config
+    const qkv = rope(this.qkvProj.forward(x), inputs.positions, rotary, { numHeads: heads + kvHeads, headDim })
     const q = qkv.columns(0, heads * headDim)
-    const k = qkv.columns(heads * headDim, groups * headDim)
-    const v = qkv.columns((heads + groups) * headDim, groups * headDim)
+    const k = qkv.columns(heads * headDim, kvHeads * headDim)
+    const v = qkv.columns((heads + kvHeads) * headDim, kvHeads * headDim)
     const seen = inputs.cache?.append(layer, k, v) ?? { k, v }
     return attention(q, seen.k, seen.v, {
       numHeads: heads,
-      numKeyValueHeads: groups,
+      numKeyValueHeads: kvHeads,
       docStart: inputs.docStart,
     })
   }

@@ -2,7 +2,7 @@
 import { standaloneTensor } from '../core/allocator.ts'
 import type { Device } from '../core/device.ts'
 import { ConfigError } from '../core/errors.ts'
-import { Tensor } from '../core/tensor.ts'
+import type { Tensor } from '../core/tensor.ts'
 
 export class KvCache {
   readonly capacity: number

@@ -2,12 +2,16 @@
 import { z } from 'zod'
 import type { RunContext } from '../config/context.ts'
 import { field } from '../config/field.ts'
+import { wrap } from '../config/help.ts'
 import { defineRecipe } from '../config/recipe.ts'
-import { formatBytes, formatCount } from '../display/format.ts'
-import { paint, table } from '../display/text.ts'
+import { DeviceError } from '../core/errors.ts'
+import { formatBytes, formatFlops, formatPercent } from '../display/format.ts'
+import { pad, paint } from '../display/text.ts'
 import { findLibraries, LIBRARIES, LIBRARY_PATH_SETTING, type LibraryName } from '../machine/libraries.ts'
+import { MATMUL_SIZE, measureMatmulFlops } from '../machine/matmul-speed.ts'
 import { describeMemory, describeProcessor } from '../machine/processor.ts'
 import { findCompiler, findMpiLauncher, listGpus } from '../machine/tools.ts'
+import { DEVICE_NAMES, openDevice } from '../open.ts'
 
 /** What a missing library would enable. */
 const ENABLES: Record<LibraryName, string> = {
@@ -27,10 +31,55 @@ interface Finding {
   text: string
 }
 
-async function examine(context: RunContext): Promise<Finding[]> {
+/** Multiply-adds and matrix products on all threads, the roof that percentages of peak refer to. About a second. */
+async function measureProcessor(context: RunContext): Promise<Pick<Finding, 'name' | 'state' | 'text'>[]> {
+  let isBuilding = false
+  const onProgress = (): void => {
+    if (!isBuilding) context.warn('building the CPU kernels (once, about a minute) ...')
+    isBuilding = true
+  }
+  try {
+    const device = await openDevice('cpu', { onProgress }, context.env)
+    // Before and after, because a virtual machine's cores are at times not its own.
+    const before = device.measurePeakFlops().f32
+    const product = measureMatmulFlops(device)
+    const peak = Math.max(before, device.measurePeakFlops().f32)
+    const narrow = await measureBf16(context)
+    device.close()
+    const threads = device.threads === 1 ? '1 thread' : `${device.threads} threads`
+    const bf16 = narrow === undefined ? '' : `, ${formatFlops(narrow)} with bf16 factors`
+    const size = `${MATMUL_SIZE} x ${MATMUL_SIZE} matrices`
+    return [
+      { name: 'peak', state: 'ok', text: `${formatFlops(peak)} in f32: ${threads}, ${device.isa} kernels` },
+      {
+        name: 'products',
+        state: 'ok',
+        text: `${formatFlops(product)} (${formatPercent(product / peak)} of peak)${bf16}; ${size}`,
+      },
+    ]
+  } catch (error) {
+    if (!(error instanceof DeviceError)) throw error
+    return [{ name: 'peak', state: 'missing', text: `training at all; ${error.message}` }]
+  }
+}
+
+/** undefined where the processor, or the instruction set asked for, has no bf16 products. */
+async function measureBf16(context: RunContext): Promise<number | undefined> {
+  try {
+    const device = await openDevice('cpu', { matmulPrecision: 'bf16' }, context.env)
+    const flops = measureMatmulFlops(device)
+    device.close()
+    return flops
+  } catch (error) {
+    if (error instanceof DeviceError) return undefined
+    throw error
+  }
+}
+
+async function examine(context: RunContext, isMeasuring: boolean): Promise<Finding[]> {
   const [processor, compiler, launcher, gpus, libraries] = await Promise.all([
     describeProcessor(),
-    findCompiler(),
+    findCompiler(context.env.CXX),
     findMpiLauncher(),
     listGpus(),
     findLibraries(context.env),
@@ -47,6 +96,9 @@ async function examine(context: RunContext): Promise<Finding[]> {
   add('Processor', 'vectors', 'ok', processor.isa.join(' ') || `${processor.architecture}, nothing beyond its base`)
   const { totalBytes, availableBytes } = memory
   add('Processor', 'memory', 'ok', `${formatBytes(availableBytes)} available of ${formatBytes(totalBytes)}`)
+  if (isMeasuring && compiler !== undefined) {
+    for (const { name, state, text } of await measureProcessor(context)) add('Processor', name, state, text)
+  }
 
   const { node, zstd, brotli } = process.versions as Partial<Record<string, string>>
   add('Software', 'Node', 'ok', `${node} on ${process.platform} ${processor.architecture}`)
@@ -55,9 +107,12 @@ async function examine(context: RunContext): Promise<Finding[]> {
   add('Software', 'brotli', brotli ? 'ok' : 'missing', brotli ?? 'reading .br files: a Node built with brotli')
   add('Software', 'zstd', zstd ? 'ok' : 'missing', zstd ?? 'reading .zst dumps: Node 22.15 or newer')
 
+  const hasGpuBackend = (DEVICE_NAMES as readonly string[]).includes('cuda')
+  if (!hasGpuBackend) add('GPU', 'support', 'note', 'none in this version, which trains on the processor')
+  add('Cluster', 'support', 'note', 'none in this version, which trains on one machine')
   for (const gpu of gpus)
     add('GPU', 'device', 'ok', `${gpu.name}, ${formatBytes(gpu.memoryBytes)}, driver ${gpu.driver}`)
-  if (gpus.length === 0) add('GPU', 'device', 'note', 'none that nvidia-smi shows: training runs on the processor')
+  if (gpus.length === 0) add('GPU', 'device', 'note', 'none that nvidia-smi shows')
   for (const name of Object.keys(LIBRARIES) as LibraryName[]) {
     const found = libraries[name]
     const { stem, what } = LIBRARIES[name]
@@ -80,7 +135,7 @@ const ORIGIN = {
 const recipe = defineRecipe({
   name: 'doctor',
   summary: 'show what this machine has, and what each missing thing would enable',
-  description: `Looks at the processor, memory, compiler, Node, and the libraries of GPUs and clusters.
+  description: `Looks at the processor, memory, compiler, Node, and the libraries of GPUs and clusters, and measures how fast the processor multiplies (about a second).
 
 Libraries are searched in this order: the folders of ${LIBRARY_PATH_SETTING} (parted by colons), the dynamic loader, the folders of a CUDA toolkit (CUDA_HOME, /usr/local/cuda), the nvidia packages of a Python environment. The first that has a library wins.`,
   examples: [
@@ -88,10 +143,11 @@ Libraries are searched in this order: the folders of ${LIBRARY_PATH_SETTING} (pa
     { command: 'doctor --json', does: 'the same for a program' },
   ],
   config: z.object({
+    measure: field(z.boolean().default(true), { describe: 'measure the speed of the processor' }),
     json: field(z.boolean().default(false), { describe: 'print JSON instead of text' }),
   }),
   async run(config, context) {
-    const findings = await examine(context)
+    const findings = await examine(context, config.measure)
     if (config.json) context.log(JSON.stringify(findings, null, 2))
     else printFindings(findings, context)
   },
@@ -105,23 +161,28 @@ const SIGNS: Record<State, readonly [sign: string, color: 'green' | 'yellow' | '
 }
 
 function printFindings(findings: readonly Finding[], context: RunContext): void {
-  const rows = findings.map(({ name, state, text }) => {
-    const [sign, color] = SIGNS[state]
-    return [`  ${name}`, paint(sign, color, context.hasColor), state === 'missing' ? `would enable ${text}` : text]
-  })
-  const lines = table(rows)
-  let section = ''
-  for (const [index, finding] of findings.entries()) {
-    if (finding.section !== section)
-      context.log(`${section === '' ? '' : '\n'}${paint(finding.section, 'bold', context.hasColor)}`)
-    section = finding.section
-    context.log(lines[index]!)
+  const nameWidth = Math.max(...findings.map(({ name }) => name.length))
+  const signWidth = Math.max(...Object.values(SIGNS).map(([sign]) => sign.length))
+  const indent = 2 + nameWidth + 2 + signWidth + 2
+  const width = Math.max(40, Math.min(context.columns, 120) - indent)
+  for (const [section, some] of Map.groupBy(findings, (finding) => finding.section)) {
+    context.log(paint(section, 'bold', context.hasColor))
+    for (const { name, state, text } of some) {
+      const [sign, color] = SIGNS[state]
+      const [first, ...more] = wrap(state === 'missing' ? `would enable ${text}` : text, width)
+      const mark = pad(paint(sign, color, context.hasColor), signWidth)
+      context.log(`  ${name.padEnd(nameWidth)}  ${mark}  ${first}`)
+      for (const line of more) context.log(' '.repeat(indent) + line)
+    }
+    context.log('')
   }
-  const missing = findings.filter(({ state }) => state === 'missing').length
-  context.log('')
-  context.log(
-    missing === 0
-      ? 'Nothing is missing.'
-      : `${formatCount(missing)} missing; none is needed to start, except a C++ compiler.`,
-  )
+  context.log(verdict(findings))
+}
+
+function verdict(findings: readonly Finding[]): string {
+  const missing = findings.filter(({ state }) => state === 'missing')
+  const blocking = missing.filter(({ section }) => section === 'Processor' || section === 'Software')
+  if (missing.length === 0) return 'Nothing is missing.'
+  if (blocking.length === 0) return `${missing.length} missing, none of them needed to train on this processor.`
+  return `Missing, and needed to train or to read some data: ${blocking.map(({ name }) => name).join(', ')}.`
 }

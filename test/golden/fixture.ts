@@ -77,7 +77,7 @@ export async function loadGoldenModel(
 }
 
 /** The gradient of every Hugging Face tensor, as views into the gradients of the (perhaps fused) parameters. */
-export function gradientViews(model: DecoderModel): Map<string, Tensor> {
+export function gradientViews(model: object): Map<string, Tensor> {
   const views = new Map<string, Tensor>()
   const seen = new Map<object, number>()
   for (const { name, parameter } of hfTensors(model)) {

@@ -16,9 +16,7 @@ export class StreamDecoder {
 
   /** Whole characters that this id completes; '' while one is unfinished. */
   push(id: number): string {
-    return this.#strip(
-      this.#decoder.decode(this.#tokenizer.idToBytes(id, this.#skipSpecialTokens), { stream: true }),
-    )
+    return this.#strip(this.#decoder.decode(this.#tokenizer.idToBytes(id, this.#skipSpecialTokens), { stream: true }))
   }
 
   /** What is left at the end: an unfinished character becomes U+FFFD. */

@@ -1,138 +1,112 @@
 // The tokenizer: byte-level BPE (GPT-2, Llama 3, Qwen, tiktoken) and the byte-fallback BPE of Llama 2. Text is cut at
 // added tokens, then into pieces by a pattern, and each piece is merged; a bounded cache remembers common pieces.
 // Reading and writing files is hf-json.ts's and tiktoken.ts's.
-import { createHash } from 'node:crypto'
+import { type AddedToken, AddedTokenFinder } from './added-tokens.ts'
+import {
+  checkDefinition,
+  decodingTable,
+  exactText,
+  hashOf,
+  SPACE,
+  type TokenizerDefinition,
+  textOf,
+  withoutAdded,
+} from './definition.ts'
 import { MergeTable, mergeAll } from './merge.ts'
-import { compilePattern } from './pretokenize.ts'
+import { LONGEST_PIECE, PieceCache } from './piece-cache.ts'
+import { scannerOf } from './pretokenize.ts'
+import type { PieceScanner } from './scanners.ts'
 
-/** A token that is matched in the text before any splitting, with Hugging Face's flags. */
-export interface AddedToken {
-  readonly id: number
-  readonly content: string
-  /** Special tokens can be skipped when decoding. */
-  readonly special: boolean
-  readonly lstrip?: boolean
-  readonly rstrip?: boolean
-}
-
-/** Everything that decides the ids of a text. */
-export interface TokenizerDefinition {
-  /** 'bytes': symbols are bytes. 'byteFallback': symbols are characters, bytes <0xNN> where a character has no token. */
-  readonly kind: 'bytes' | 'byteFallback'
-  /** Bytes of each id; undefined for ids that no piece makes (added tokens, gaps). */
-  readonly vocabulary: readonly (Uint8Array | undefined)[]
-  /** Pairs of ids in order of rank, and the id each makes. */
-  readonly merges: readonly (readonly [left: number, right: number, id: number])[]
-  /** Splitting pattern; '' for none. */
-  readonly pattern: string
-  /** A piece that is a token as a whole is taken as it is, whatever the merges say (Llama 3, tiktoken). */
-  readonly ignoreMerges: boolean
-  /** Unicode normalization applied first. */
-  readonly normalization: '' | 'NFC'
-  readonly addedTokens: readonly AddedToken[]
-  readonly bosTokenId?: number | undefined
-  readonly eosTokenId?: number | undefined
-  /** Whether `addSpecialTokens` puts the BOS token in front. */
-  readonly addsBos: boolean
-}
-
-const CACHE_BYTES = 32 << 20
-/** A piece longer than this is not remembered. */
-const LONGEST_CACHED = 64
 const encoder = new TextEncoder()
 
 export class Tokenizer {
   readonly definition: TokenizerDefinition
+  /** Every id is below it. */
   readonly vocabSize: number
-  /** sha-256 of the definition: equal hashes mean equal ids for every text. */
-  readonly hash: string
   readonly bosTokenId: number | undefined
   readonly eosTokenId: number | undefined
-  readonly #table = new MergeTable()
-  readonly #pattern: RegExp | undefined
-  readonly #whole = new Map<string, number>()
-  readonly #byteIds = new Int32Array(256).fill(-1)
-  readonly #added = new Map<string, AddedToken>()
-  readonly #addedById = new Map<number, AddedToken>()
-  readonly #addedPattern: RegExp | undefined
-  readonly #cache = new Map<string, number[]>()
-  #cacheBytes = 0
+  readonly #table: MergeTable
+  readonly #scan: PieceScanner
+  readonly #byteIds: Int32Array
+  /** What each id decodes to; undefined for gaps. */
+  readonly #bytes: (Uint8Array | undefined)[]
+  readonly #added: ReadonlyMap<string, AddedToken>
+  readonly #isSpecial: Uint8Array
+  readonly #finders: readonly Finders[]
+  #byText: Map<string, number> | undefined
+  #hash: string | undefined
+  #cache: PieceCache | undefined
+  #symbols = new Int32Array(4 * LONGEST_PIECE)
 
+  /** @throws TokenizerError if the definition contradicts itself */
   constructor(definition: TokenizerDefinition) {
-    this.definition = definition
-    const { vocabulary, merges, addedTokens, pattern, kind } = definition
-    this.vocabSize = Math.max(vocabulary.length, ...addedTokens.map((token) => token.id + 1))
+    checkDefinition(definition)
+    const { addedTokens, kind, vocabulary } = definition
+    let vocabSize = vocabulary.length
+    for (const { id } of addedTokens) vocabSize = Math.max(vocabSize, id + 1)
+    this.definition = { ...definition, vocabulary: withoutAdded(definition) }
+    this.vocabSize = vocabSize
     this.bosTokenId = definition.bosTokenId
     this.eosTokenId = definition.eosTokenId
-    merges.forEach(([left, right, id], rank) => {
-      this.#table.add(left, right, rank, id)
-    })
-    this.#pattern = pattern === '' ? undefined : compilePattern(pattern)
+    this.#table = new MergeTable(definition.merges)
+    this.#scan = kind === 'bytes' ? scannerOf(definition.pattern) : fallbackScanner(definition)
+    const { bytes, byteIds } = decodingTable(this.definition)
+    this.#bytes = bytes
+    this.#byteIds = byteIds
+    this.#added = new Map(addedTokens.map((token) => [token.content, token]))
+    this.#isSpecial = new Uint8Array(vocabSize)
     for (const token of addedTokens) {
-      this.#added.set(token.content, token)
-      this.#addedById.set(token.id, token)
+      bytes[token.id] = encoder.encode(token.content)
+      if (token.special) this.#isSpecial[token.id] = 1
     }
-    vocabulary.forEach((bytes, id) => {
-      if (bytes === undefined || this.#addedById.has(id)) return
-      if (kind === 'bytes') {
-        if (bytes.length === 1) this.#byteIds[bytes[0]!] = id
-        this.#whole.set(latin1(bytes), id)
-      } else {
-        const text = new TextDecoder().decode(bytes)
-        const byte = /^<0x([0-9A-F]{2})>$/.exec(text)?.[1]
-        if (byte !== undefined) this.#byteIds[Number.parseInt(byte, 16)] = id
-        else this.#whole.set(text, id)
-      }
-    })
-    if (addedTokens.length > 0) {
-      const longestFirst = addedTokens.map((token) => token.content).sort((a, b) => b.length - a.length)
-      this.#addedPattern = new RegExp(longestFirst.map(escapeRegExp).join('|'), 'gu')
-    }
-    this.hash = hashOf(definition)
+    this.#finders = [findersOf(addedTokens.filter((token) => !token.special)), findersOf(addedTokens)]
+  }
+
+  /** sha-256 of the definition: equal hashes mean equal ids for every text. */
+  get hash(): string {
+    this.#hash ??= hashOf(this.definition)
+    return this.#hash
+  }
+
+  /** The chat template that came with the tokenizer, in Jinja. */
+  get chatTemplate(): string | undefined {
+    const template = this.definition.config?.chat_template
+    return typeof template === 'string' ? template : undefined
   }
 
   /**
-   * Token ids of a text.
+   * Token ids of a text. Lone surrogates count as U+FFFD.
    * @param options.addSpecialTokens  put BOS in front where the family does (default false)
    * @param options.parseSpecial      recognise special tokens written in the text (default true); false treats them as
    *                                  plain text, as untrusted input should be
    */
   encode(text: string, options: { addSpecialTokens?: boolean; parseSpecial?: boolean } = {}): number[] {
     const ids: number[] = []
-    const { addsBos } = this.definition
-    if (options.addSpecialTokens && addsBos && this.bosTokenId !== undefined) ids.push(this.bosTokenId)
-    if (this.#addedPattern === undefined || options.parseSpecial === false) {
-      this.#encodeText(text, ids, true)
-      return ids
+    if (options.addSpecialTokens && this.definition.addsBos) ids.push(this.bosTokenId!)
+    const finders = this.#finders[options.parseSpecial === false ? 0 : 1]!
+    for (const part of finders.raw.split(text.toWellFormed())) {
+      if (typeof part !== 'string') {
+        ids.push(part.id)
+        continue
+      }
+      for (const section of finders.normalized.split(this.#normalize(part))) {
+        if (typeof section === 'string') this.#encodeSection(section, ids)
+        else ids.push(section.id)
+      }
     }
-    let from = 0
-    for (const match of text.matchAll(this.#addedPattern)) {
-      const token = this.#added.get(match[0])!
-      let before = text.slice(from, match.index)
-      if (token.lstrip) before = before.trimEnd()
-      if (before !== '') this.#encodeText(before, ids, from === 0)
-      ids.push(token.id)
-      from = match.index + match[0].length
-      if (token.rstrip) from += /^\s*/.exec(text.slice(from))![0].length
-    }
-    if (from < text.length) this.#encodeText(from === 0 ? text : text.slice(from), ids, from === 0)
     return ids
   }
 
-  /** Bytes that ids stand for. */
+  /** Bytes that ids stand for; unknown ids stand for none. */
   decodeBytes(ids: ArrayLike<number>, options: { skipSpecialTokens?: boolean } = {}): Uint8Array {
-    const parts: Uint8Array[] = []
+    const skipsSpecial = options.skipSpecialTokens ?? false
     let length = 0
-    for (let i = 0; i < ids.length; i++) {
-      const bytes = this.idToBytes(ids[i]!, options.skipSpecialTokens ?? false)
-      parts.push(bytes)
-      length += bytes.length
-    }
+    for (let i = 0; i < ids.length; i++) length += this.idToBytes(ids[i]!, skipsSpecial).length
     const out = new Uint8Array(length)
     let offset = 0
-    for (const part of parts) {
-      out.set(part, offset)
-      offset += part.length
+    for (let i = 0; i < ids.length; i++) {
+      const bytes = this.idToBytes(ids[i]!, skipsSpecial)
+      for (let k = 0; k < bytes.length; k++) out[offset++] = bytes[k]!
     }
     return out
   }
@@ -144,94 +118,111 @@ export class Tokenizer {
     return this.definition.kind === 'byteFallback' && text.startsWith(' ') ? text.slice(1) : text
   }
 
-  /** Bytes of one id; empty for unknown ids, and for special tokens where those are skipped. */
+  /** Bytes of one id, not to be changed; empty for unknown ids, and for special tokens where those are skipped. */
   idToBytes(id: number, skipSpecialTokens = false): Uint8Array {
-    const added = this.#addedById.get(id)
-    if (added !== undefined) return skipSpecialTokens && added.special ? new Uint8Array() : encoder.encode(added.content)
-    const bytes = this.definition.vocabulary[id] ?? new Uint8Array()
-    if (this.definition.kind === 'bytes') return bytes
-    const text = new TextDecoder().decode(bytes)
-    const byte = /^<0x([0-9A-F]{2})>$/.exec(text)?.[1]
-    return byte === undefined
-      ? encoder.encode(text.replaceAll('\u2581', ' '))
-      : Uint8Array.of(Number.parseInt(byte, 16))
+    return (skipSpecialTokens && this.#isSpecial[id] === 1 ? undefined : this.#bytes[id]) ?? NOTHING
   }
 
   /** Id of a token by its exact text, or undefined. */
   tokenToId(text: string): number | undefined {
-    const added = this.#added.get(text)
-    if (added !== undefined) return added.id
-    return this.#whole.get(this.definition.kind === 'bytes' ? latin1(encoder.encode(text)) : text)
+    return this.#added.get(text)?.id ?? this.#idsByText().get(text)
   }
 
-  #encodeText(text: string, ids: number[], isStart: boolean): void {
+  /** Whether an id is a special token. */
+  isSpecial(id: number): boolean {
+    return this.#isSpecial[id] === 1
+  }
+
+  #normalize(text: string): string {
     const { normalization, kind } = this.definition
-    const normal = normalization === '' ? text : text.normalize(normalization)
-    if (kind === 'byteFallback') {
-      this.#encodeFallback((isStart ? ' ' : '') + normal, ids)
-      return
-    }
-    if (this.#pattern === undefined) {
-      this.#encodePiece(normal, ids)
-      return
-    }
-    // The patterns match every character; what falls between matches (lone surrogates aside) would be lost.
-    this.#pattern.lastIndex = 0
-    for (let match = this.#pattern.exec(normal); match !== null; match = this.#pattern.exec(normal)) {
-      this.#encodePiece(match[0], ids)
+    if (kind === 'byteFallback') return SPACE + text.replaceAll(' ', SPACE)
+    return normalization === '' ? text : text.normalize(normalization)
+  }
+
+  #encodeSection(text: string, ids: number[]): void {
+    this.#cache ??= new PieceCache()
+    const cache = this.#cache
+    const scan = this.#scan
+    for (let start = 0; start < text.length; ) {
+      const end = scan(text, start)
+      const isShort = end - start <= LONGEST_PIECE
+      if (!isShort || !cache.appendIds(text, start, end, ids)) {
+        const count = this.#mergePiece(text.slice(start, end))
+        const symbols = this.#symbols
+        for (let i = 0; i < count; i++) ids.push(symbols[i]!)
+        if (isShort) cache.add(text, start, end, symbols, count)
+      }
+      start = end
     }
   }
 
-  #encodePiece(piece: string, ids: number[]): void {
-    const cached = this.#cache.get(piece)
-    if (cached !== undefined) {
-      for (const id of cached) ids.push(id)
-      return
+  /** Leaves the ids of a piece in `#symbols`. @returns how many */
+  #mergePiece(piece: string): number {
+    const { kind, ignoreMerges } = this.definition
+    // A UTF-16 unit has at most three bytes.
+    if (this.#symbols.length < 3 * piece.length) this.#symbols = new Int32Array(3 * piece.length)
+    const symbols = this.#symbols
+    if (ignoreMerges) {
+      const whole = this.#idsByText().get(piece)
+      if (whole !== undefined) {
+        symbols[0] = whole
+        return 1
+      }
     }
-    const bytes = encoder.encode(piece)
-    const whole = this.definition.ignoreMerges ? this.#whole.get(latin1(bytes)) : undefined
-    const result = whole !== undefined ? [whole] : mergeAll(Array.from(bytes, (b) => this.#byteIds[b]!), this.#table)
-    for (const id of result) ids.push(id)
-    this.#remember(piece, result)
+    let count = 0
+    if (kind === 'bytes') {
+      for (const byte of encoder.encode(piece)) symbols[count++] = this.#byteIds[byte]!
+    } else {
+      for (const character of piece) {
+        const id = this.#idsByText().get(character)
+        if (id !== undefined) symbols[count++] = id
+        else for (const byte of encoder.encode(character)) symbols[count++] = this.#byteIds[byte]!
+      }
+    }
+    return mergeAll(symbols, count, this.#table)
   }
 
-  /** Llama 2's way: characters, bytes where a character has no token, then merges over the whole text. */
-  #encodeFallback(text: string, ids: number[]): void {
-    const symbols: number[] = []
-    for (const character of text.replaceAll(' ', '\u2581')) {
-      const id = this.#whole.get(character)
-      if (id !== undefined) symbols.push(id)
-      else for (const byte of encoder.encode(character)) symbols.push(this.#byteIds[byte]!)
-    }
-    for (const id of mergeAll(symbols, this.#table)) ids.push(id)
-  }
-
-  #remember(piece: string, ids: number[]): void {
-    if (piece.length > LONGEST_CACHED) return
-    // A Map entry, the string and the array: measured at about 100 bytes and 10 more for each character and id.
-    this.#cacheBytes += 100 + 10 * (piece.length + ids.length)
-    if (this.#cacheBytes > CACHE_BYTES) {
-      this.#cache.clear()
-      this.#cacheBytes = 0
-    }
-    this.#cache.set(piece, ids)
+  /** Ids of the tokens that are whole characters, by their text as it is written in the vocabulary. */
+  #idsByText(): Map<string, number> {
+    if (this.#byText !== undefined) return this.#byText
+    const byText = new Map<string, number>()
+    this.definition.vocabulary.forEach((bytes, id) => {
+      const text = bytes === undefined ? undefined : exactText(bytes)
+      if (text !== undefined) byText.set(text, id)
+    })
+    this.#byText = byText
+    return byText
   }
 }
 
-/** Bytes as a string of the same length, to serve as a Map key. */
-export function latin1(bytes: Uint8Array): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1')
+const NOTHING = new Uint8Array()
+
+interface Finders {
+  /** For the text as it came. */
+  readonly raw: AddedTokenFinder
+  /** For what is left of it, normalized. */
+  readonly normalized: AddedTokenFinder
 }
 
-function escapeRegExp(text: string): string {
-  return text.replace(/[.*+?^${}()|[\]\\/-]/g, '\\$&').replace(/\\-/g, '\\x2d').replace(/\\\//g, '\\x2f')
+function findersOf(tokens: readonly AddedToken[]): Finders {
+  return {
+    raw: new AddedTokenFinder(tokens.filter((token) => !token.normalized)),
+    normalized: new AddedTokenFinder(tokens.filter((token) => token.normalized)),
+  }
 }
 
-function hashOf(definition: TokenizerDefinition): string {
-  const hash = createHash('sha256')
-  const { vocabulary, merges, ...rest } = definition
-  hash.update(JSON.stringify(rest))
-  for (const bytes of vocabulary) hash.update(`${bytes === undefined ? '-' : latin1(bytes)}\n`)
-  for (const merge of merges) hash.update(`${merge.join(' ')}\n`)
-  return hash.digest('hex')
+/**
+ * Llama 2 merges the whole text. Where no merge joins a word's end with the next word's space, which is so in every
+ * published one, pieces of a word with its spaces give the same ids and can be remembered.
+ */
+function fallbackScanner({ merges, vocabulary }: TokenizerDefinition): PieceScanner {
+  const text = (id: number): string => textOf(vocabulary[id] ?? NOTHING)
+  const joinsWords = merges.some(([left, right]) => text(right).startsWith(SPACE) && !text(left).endsWith(SPACE))
+  if (joinsWords) return (section) => section.length
+  return (section, start) => {
+    let end = start
+    while (section[end] === SPACE) end++
+    const next = section.indexOf(SPACE, end)
+    return next < 0 ? section.length : next
+  }
 }

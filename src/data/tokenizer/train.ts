@@ -2,9 +2,11 @@
 // again and again, updating only the words it occurs in. Deterministic: ties go to the pair whose left token's bytes,
 // then right token's bytes, come first. Counts are doubles: exact up to 2^53, where 32-bit counts overflow.
 import { TokenizerError } from '../../core/errors.ts'
-import { MergeTable } from './merge.ts'
-import { compilePattern, LLAMA3_PATTERN } from './pretokenize.ts'
-import { type AddedToken, latin1, Tokenizer } from './tokenizer.ts'
+import type { AddedToken } from './added-tokens.ts'
+import { latin1 } from './definition.ts'
+import { LLAMA3_PATTERN, scannerOf } from './pretokenize.ts'
+import type { PieceScanner } from './scanners.ts'
+import { Tokenizer } from './tokenizer.ts'
 
 export interface TokenizerTraining {
   /** Ids in all: 256 bytes, merges and special tokens. */
@@ -22,14 +24,24 @@ export const END_OF_TEXT = '<|endoftext|>'
 /** Counts of pieces over documents, kept between calls: a corpus larger than memory is counted as it streams by. */
 export class PieceCounter {
   readonly counts = new Map<string, number>()
-  readonly #pattern: RegExp
+  readonly #scan: PieceScanner
 
+  /** @throws TokenizerError if the pattern is no regular expression that is known here */
   constructor(pattern: string = LLAMA3_PATTERN) {
-    this.#pattern = compilePattern(pattern)
+    this.#scan = scannerOf(pattern)
   }
 
-  add(text: string): void {
-    for (const piece of text.match(this.#pattern) ?? []) this.counts.set(piece, (this.counts.get(piece) ?? 0) + 1)
+  add(document: string): void {
+    const text = document.toWellFormed()
+    for (let start = 0; start < text.length; ) {
+      const end = this.#scan(text, start)
+      const piece = text.slice(start, end)
+      const count = this.counts.get(piece)
+      // A slice keeps the whole document in memory, so what stays is a copy.
+      if (count === undefined) this.counts.set(Buffer.from(piece, 'utf16le').toString('utf16le'), 1)
+      else this.counts.set(piece, count + 1)
+      start = end
+    }
   }
 }
 
@@ -51,6 +63,10 @@ export function trainFromCounts(counts: ReadonlyMap<string, number>, options: To
     throw new TokenizerError(
       `tokenizer: vocabSize must be at least ${256 + specialTokens.length} (256 bytes and ${specialTokens.length} special tokens), got ${vocabSize}`,
     )
+  }
+  const specials = new Set(specialTokens)
+  if (specials.size < specialTokens.length || specials.has('')) {
+    throw new TokenizerError('tokenizer: special tokens must differ from each other and from the empty text')
   }
   const vocabulary: Uint8Array[] = Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte))
   const merges = mergePairs(counts, vocabulary, total, minFrequency, options.onProgress)
@@ -98,7 +114,7 @@ function mergePairs(
   const keys = vocabulary.map(latin1)
   const pairs = new Map<number, PairState>()
   const touch = (left: number, right: number, word: number, delta: number): PairState => {
-    const key = MergeTable.key(left, right)
+    const key = pairKey(left, right)
     let pair = pairs.get(key)
     if (pair === undefined) {
       pair = { left, right, count: 0, words: new Set() }
@@ -133,7 +149,7 @@ function mergePairs(
     merges.push([left, right, id])
     const risen = new Set<PairState>()
     for (const w of pair.words) joinInWord(words[w]!, w, frequencies[w]!, left, right, id, touch, risen)
-    pairs.delete(MergeTable.key(left, right))
+    pairs.delete(pairKey(left, right))
     pair.count = 0
     for (const state of risen) heap.push({ pair: state, count: state.count })
     if (merges.length % 64 === 0) onProgress?.(merges.length, total)
@@ -224,4 +240,8 @@ class CountHeap {
     if (a.pair.left !== b.pair.left) return keys[a.pair.left]! < keys[b.pair.left]!
     return keys[a.pair.right]! < keys[b.pair.right]!
   }
+}
+
+function pairKey(left: number, right: number): number {
+  return left * 0x4000000 + right
 }

@@ -1,0 +1,88 @@
+// npm run check: types, lint and format, layers, line counts, and GPU kernels through nvcc where there are any. A line
+// per check, the complaints in full, and at the end "N passed, N failed". Words after the command choose checks.
+import { execFile } from 'node:child_process'
+import { globSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { checkLayers, violationLine } from './check-layers.ts'
+import { countLines, lineTable, tooLong } from './count-lines.ts'
+
+interface Outcome {
+  /** Empty: passed. */
+  complaints: readonly string[]
+  /** Shown when it passed. */
+  note?: string
+  /** Why nothing was checked. */
+  skipped?: string
+}
+
+const root = process.env.TRAINYARD_CHECK_ROOT ?? fileURLToPath(new URL('..', import.meta.url))
+const binaries = fileURLToPath(new URL('../node_modules/.bin/', import.meta.url))
+
+/** What `command` prints when it fails; nothing when it succeeds. */
+async function complaintsOf(command: string, args: readonly string[]): Promise<string[]> {
+  try {
+    await promisify(execFile)(command, [...args], { cwd: root, maxBuffer: 1 << 26 })
+    return []
+  } catch (error) {
+    const { stdout = '', stderr = '', message } = error as { stdout?: string; stderr?: string; message: string }
+    return [`${stdout}${stderr}`.trim() || message]
+  }
+}
+
+const checks: Readonly<Record<string, () => Outcome | Promise<Outcome>>> = {
+  types: async () => ({ complaints: await complaintsOf(join(binaries, 'tsc'), ['--noEmit', '-p', root]) }),
+  lint: async () => ({
+    complaints: await complaintsOf(join(binaries, 'biome'), ['check', '--error-on-warnings', '--max-diagnostics=50']),
+  }),
+  layers: () => ({ complaints: checkLayers(root).map(violationLine) }),
+  lines: () => {
+    const files = countLines(root)
+    const complaints = tooLong(files).map(
+      ({ file, lines, limit }) => `${file} has ${lines} lines, ${limit} are allowed: split it`,
+    )
+    return { complaints, note: lineTable(files).at(-1)!.replace('all', '').trim().replace(/ +/, ' files, ') }
+  },
+  nvcc: compileGpuKernels,
+}
+
+/** Compiles each .cu for the chip that the GPU tests run on; the text must also be good for NVRTC, which tests show. */
+async function compileGpuKernels(): Promise<Outcome> {
+  const kernels = globSync('src/backends/cuda/**/*.cu', { cwd: root }).sort()
+  if (kernels.length === 0) return { complaints: [], skipped: 'there are no .cu files' }
+  const missing = await complaintsOf('nvcc', ['--version'])
+  if (missing.length > 0) return { complaints: [], skipped: 'there is no nvcc on this machine' }
+  const folder = mkdtempSync(join(tmpdir(), 'trainyard-nvcc-'))
+  try {
+    const complaints: string[] = []
+    for (const kernel of kernels) {
+      complaints.push(...(await complaintsOf('nvcc', ['-arch=sm_90a', '-cubin', kernel, '-o', join(folder, 'cubin')])))
+    }
+    return { complaints, note: `${kernels.length} files` }
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+const wanted = process.argv.slice(2)
+const unknown = wanted.filter((name) => !Object.hasOwn(checks, name))
+let passed = 0
+let failed = unknown.length
+for (const name of unknown)
+  process.stdout.write(`${name}: no such check; there are ${Object.keys(checks).join(', ')}\n`)
+for (const [name, check] of Object.entries(checks)) {
+  if (wanted.length > 0 && !wanted.includes(name)) continue
+  const start = performance.now()
+  const { complaints, note = '', skipped } = await check()
+  const time = `${((performance.now() - start) / 1000).toFixed(1)} s`
+  const state = skipped !== undefined ? `skipped: ${skipped}` : complaints.length === 0 ? 'ok' : 'FAILED'
+  process.stdout.write(`${name.padEnd(8)} ${time.padStart(7)}   ${state}${state === 'ok' && note ? `, ${note}` : ''}\n`)
+  for (const complaint of complaints) process.stdout.write(`${complaint.replaceAll(/^/gm, '    ')}\n`)
+  if (skipped !== undefined) continue
+  if (complaints.length === 0) passed++
+  else failed++
+}
+process.stdout.write(`\n${passed} passed, ${failed} failed\n`)
+process.exitCode = failed === 0 ? 0 : 1

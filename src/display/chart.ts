@@ -77,7 +77,7 @@ function pad2(lines: string[], height: number): string[] {
   return [...lines, ...Array.from({ length: Math.max(0, height - lines.length) }, () => '')]
 }
 
-/** Lowest and highest, a little apart when equal. */
+/** Lowest and highest, a little apart when they are equal but for rounding: no scale could tell them apart. */
 function range(values: readonly number[]): [number, number] {
   let low = Number.POSITIVE_INFINITY
   let high = Number.NEGATIVE_INFINITY
@@ -85,7 +85,8 @@ function range(values: readonly number[]): [number, number] {
     low = Math.min(low, value)
     high = Math.max(high, value)
   }
-  if (high > low) return [low, high]
+  const rounding = Math.max(Math.abs(low), Math.abs(high)) * 1e-12
+  if (high - low > Math.max(rounding, Number.MIN_VALUE * 2 ** 60)) return [low, high]
   const around = Math.abs(low) * 0.05 || 0.5
   return [low - around, high + around]
 }
@@ -101,7 +102,9 @@ export function ticks(low: number, high: number, count: number): { values: numbe
   const step = inside(steps[wide]!) >= 2 ? steps[wide]! : steps[wide - 1]!
   const values: number[] = []
   // Multiples by index: a sum would gather rounding errors.
-  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + step * 1e-9; index++) values.push(index * step)
+  // `|| 0`: Math.ceil gives -0 for what lies just below 0.
+  const first = Math.ceil(low / step - 1e-9) || 0
+  for (let index = first; index * step <= high + step * 1e-9; index++) values.push(index * step)
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9))
   const large = step >= 1000 || Math.abs(high) >= 1e5
   const label = (value: number): string => (large ? formatCount(value) : value.toFixed(digits))

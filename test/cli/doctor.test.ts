@@ -55,7 +55,7 @@ test('--no-measure measures nothing, and text and JSON tell the same', () => {
 
 test('libraries are found in the folder that is named, the highest version first', () => {
   using tree = tempTree({
-    'libnccl.so.2': '',
+    'libnccl.so.1': '',
     'libnccl.so.2.9.1': '',
     'libnccl.so.2.31.0': '',
     'libmpi.so': '',

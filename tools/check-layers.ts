@@ -12,15 +12,19 @@ interface Layer {
   types?: readonly string[]
   /** Packages it may import. */
   packages?: readonly string[]
-  /** Its files may not import one another; a folder <file>/ belongs to <file>.ts. */
-  isApart?: boolean
+  /** Files of the folder whose code has this may not be imported by their neighbours. */
+  apart?: { pattern: RegExp; what: string }
 }
 
 const MODEL_PARTS = ['core', 'ops', 'nn']
-const TOOLBOX = ['optim', 'data', 'config', 'display', 'machine']
-const UP_TO_CHECKPOINT = [...MODEL_PARTS, 'optim', 'data', 'models', 'checkpoint']
+const LIBRARY = [...MODEL_PARTS, 'optim', 'data', 'models']
 /** What runs something: it opens devices, shows progress and takes a RunContext, but no configuration of a recipe. */
-const RUNNER: Layer = { may: [...UP_TO_CHECKPOINT, 'display', 'machine', 'open.ts'], types: ['config', 'backends'] }
+const RUNNER: Layer = {
+  may: [...LIBRARY, 'checkpoint', 'display', 'machine', 'open.ts'],
+  types: ['config', 'backends'],
+}
+const RECIPE = { pattern: /\bdefineRecipe\s*\(/, what: 'a recipe' }
+const EVERYTHING_BELOW_RECIPES = [...RUNNER.may, 'config', 'train', 'infer', 'eval']
 
 /** From the ground up. docs/architecture.md shows it; a new folder of src/ needs a row. */
 export const LAYERS: Readonly<Record<string, Layer>> = {
@@ -38,19 +42,22 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   display: { may: ['core'] },
   machine: { may: ['core'] },
   models: { may: MODEL_PARTS },
-  checkpoint: { may: UP_TO_CHECKPOINT, packages: ['zod'] },
+  checkpoint: { may: LIBRARY, packages: ['zod'] },
   'open.ts': { may: ['core', 'backends', 'comm'] },
   train: RUNNER,
   infer: RUNNER,
   eval: RUNNER,
-  recipes: {
-    may: [...UP_TO_CHECKPOINT, ...TOOLBOX, 'open.ts', 'train', 'infer', 'eval'],
-    types: ['backends'],
-    packages: ['zod', 'yaml'],
-    isApart: true,
-  },
+  recipes: { may: EVERYTHING_BELOW_RECIPES, types: ['backends'], packages: ['zod', 'yaml'], apart: RECIPE },
   cli: { may: ['core', 'config', 'display', 'train', 'infer', 'recipes'] },
-  'index.ts': { may: [...UP_TO_CHECKPOINT, ...TOOLBOX, 'open.ts', 'train', 'infer', 'eval', 'recipes'] },
+  'index.ts': { may: [...EVERYTHING_BELOW_RECIPES, 'recipes'] },
+}
+
+/** LAYERS as the rows of a Markdown table; folders with equal rules share one. */
+export function layerRows(): string[] {
+  const rules = ({ may, types = [], packages = [] }: Layer): string =>
+    [may.join(', ') || 'nothing of ours', types.join(', ') || '-', packages.join(', ') || '-'].join(' | ')
+  const rows = Map.groupBy(Object.entries(LAYERS), ([, layer]) => rules(layer))
+  return [...rows].map(([text, layers]) => `| ${layers.map(([name]) => name).join(', ')} | ${text} |`)
 }
 
 /** Words that names in these folders may not hold: a model is the same on every device and on every mesh. */
@@ -84,6 +91,8 @@ function layerOf(file: string): string {
 /** Every breach of the rules in `root`/src, by file and line. */
 export function checkLayers(root: string): Violation[] {
   const files = globSync('src/**/*.ts', { cwd: root }).map((file) => file.replaceAll('\\', '/'))
+  const texts = new Map(files.map((file) => [file, readFileSync(join(root, file), 'utf8')]))
+  const codeOf = (file: string): string => codeOnly(texts.get(file) ?? '')
   const violations: Violation[] = []
   const graph = new Map<string, string[]>()
   for (const file of files.sort()) {
@@ -97,18 +106,18 @@ export function checkLayers(root: string): Violation[] {
       report(1, `src/${name} is in no layer: give it a row in tools/check-layers.ts`)
       continue
     }
-    const text = readFileSync(join(root, file), 'utf8')
-    const imports = listImports(text)
+    const imports = listImports(texts.get(file)!)
     const targets: string[] = []
     for (const imported of imports) {
       const target = imported.specifier.startsWith('.') ? posix.join(dirname(file), imported.specifier) : undefined
-      const problem = target === undefined ? packageProblem(layer, imported) : importProblem(file, target, imported)
+      const problem =
+        target === undefined ? packageProblem(layer, imported) : importProblem(file, target, imported, codeOf)
       if (problem !== undefined) report(imported.line, problem)
       // A dynamic import waits until it is called, and types are erased: neither makes a cycle.
       if (target !== undefined && !imported.isTypeOnly && !imported.isDynamic) targets.push(target)
     }
     graph.set(file, targets)
-    const code = codeOnly(text)
+    const code = codeOf(file)
     checkProcess(code, name, report)
     if (SEALED_FOLDERS.includes(name) && !(file in SEAL_EXCEPTIONS)) checkSeal(code, report)
   }
@@ -122,15 +131,20 @@ export function checkLayers(root: string): Violation[] {
   return violations
 }
 
-function importProblem(file: string, target: string, { isTypeOnly, isDynamic }: ImportedFile): string | undefined {
+/** Why `file` may not import `target`; codeOf gives the code of a file. */
+function importProblem(
+  file: string,
+  target: string,
+  { isTypeOnly, isDynamic }: ImportedFile,
+  codeOf: (file: string) => string,
+): string | undefined {
   const [from, to] = [layerOf(file), layerOf(target)]
   const layer = LAYERS[from]!
   if (!target.startsWith('src/')) return `imports ${target}, which is outside src/`
   if (to === 'index.ts') return 'imports src/index.ts, the public face: import the file that has it'
   if (from === to) {
-    const owner = (path: string): string => path.split('/')[2]!.replace(/\.ts$/, '')
-    if (layer.isApart !== true || owner(file) === owner(target)) return undefined
-    return `imports ${target}: files of src/${from} do not know one another, move what they share below`
+    if (layer.apart?.pattern.test(codeOf(target)) !== true) return undefined
+    return `imports ${target}, ${layer.apart.what}: files of src/${from} share no more than helpers, move what it needs of it`
   }
   const allows = (list: readonly string[] = []): boolean =>
     list.some((name) => to === name || to.startsWith(`${name}/`))

@@ -10,6 +10,10 @@ export interface Verb {
 
 /** In the order in which a newcomer meets them. */
 export const verbs: Readonly<Record<string, Verb>> = {
+  demo: {
+    summary: 'train a language model on real text, here and now, and talk to it',
+    load: async () => (await import('../recipes/demo.ts')).default,
+  },
   doctor: {
     summary: 'show what this machine has, and what each missing thing would enable',
     load: async () => (await import('../recipes/doctor.ts')).default,
@@ -17,6 +21,14 @@ export const verbs: Readonly<Record<string, Verb>> = {
   pretrain: {
     summary: 'train a model on token shards, from scratch or from given weights',
     load: async () => (await import('../recipes/pretrain.ts')).default,
+  },
+  generate: {
+    summary: 'continue a prompt with a trained model',
+    load: async () => (await import('../recipes/generate.ts')).default,
+  },
+  chat: {
+    summary: 'talk to a trained model at a prompt',
+    load: async () => (await import('../recipes/chat.ts')).default,
   },
   'verify invariance': {
     summary: 'prove that loss and gradients do not depend on micro-batches and packing',

@@ -24,6 +24,8 @@ const DOTS = [
   [0x01, 0x02, 0x04, 0x40],
   [0x08, 0x10, 0x20, 0x80],
 ] as const
+/** Below this, numbers lose digits: drawn as 0. */
+const TINY = 1e-290
 const VERTICAL = '\u2502'
 const TICK_LEFT = '\u2524'
 const CORNER = '\u2514'
@@ -85,9 +87,9 @@ function range(values: readonly number[]): [number, number] {
     low = Math.min(low, value)
     high = Math.max(high, value)
   }
-  const rounding = Math.max(Math.abs(low), Math.abs(high)) * 1e-12
-  if (high - low > Math.max(rounding, Number.MIN_VALUE * 2 ** 60)) return [low, high]
-  const around = Math.abs(low) * 0.05 || 0.5
+  const magnitude = Math.max(Math.abs(low), Math.abs(high))
+  if (high - low > Math.max(magnitude * 1e-12, TINY)) return [low, high]
+  const around = magnitude > TINY ? magnitude * 0.05 : 0.5
   return [low - around, high + around]
 }
 

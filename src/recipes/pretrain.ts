@@ -4,14 +4,13 @@ import { join, resolve } from 'node:path'
 import { z } from 'zod'
 import { readHfConfig } from '../checkpoint/hf-config.ts'
 import { findModelFolder } from '../checkpoint/model-folder.ts'
-import type { RunContext } from '../config/context.ts'
 import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
 import { ConfigError } from '../core/errors.ts'
 import { TokenDataset } from '../data/dataset.ts'
 import { formatBytes, formatCount, formatDuration, formatPercent } from '../display/format.ts'
 import { openDevice } from '../open.ts'
-import { totalBytes } from '../train/plan.ts'
+import { describePlan } from '../train/plan-report.ts'
 import { Pretraining } from '../train/pretrain.ts'
 import { RunDir } from '../train/run-dir.ts'
 import { runSession } from '../train/session.ts'
@@ -170,7 +169,9 @@ export default defineRecipe({
       context.log(`going on from step ${training.stepsDone}`)
     }
     const peak = device.measurePeakFlops().f32
-    await printPlan(training, settings.schedule.maxSteps, peak, run, context)
+    const plan = describePlan(training, settings.schedule.maxSteps, peak)
+    for (const line of plan.lines) context.log(line)
+    await run.writePlan(plan.json)
     const result = await runSession(training, context, {
       run,
       title: `pretrain ${options.out}`,
@@ -256,38 +257,4 @@ function tokenizerFilesOf(data: string): Record<string, string> {
   const folder = join(data, 'tokenizer')
   if (!existsSync(folder)) return {}
   return Object.fromEntries(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name), 'utf8')]))
-}
-
-async function printPlan(
-  training: Pretraining,
-  maxSteps: number,
-  peak: number,
-  run: RunDir,
-  context: RunContext,
-): Promise<void> {
-  const { plan, flopsPerStep, loader } = training
-  const stepsLeft = maxSteps - training.stepsDone
-  const seconds = (flopsPerStep * stepsLeft) / (0.6 * peak)
-  const tokens = maxSteps * training.settings.batchTokens
-  context.log(
-    `plan: ${formatCount(plan.parameterCount)} parameters, ${formatCount(maxSteps)} steps of ${formatCount(training.settings.batchTokens)} tokens = ${formatCount(tokens)} tokens (${(maxSteps / loader.stepsPerEpoch).toFixed(2)} epochs)`,
-  )
-  context.log(
-    `      ${(flopsPerStep * maxSteps).toExponential(2)} FLOPs (6 N D would be ${(6 * plan.parameterCount * tokens).toExponential(2)}); about ${formatDuration(seconds)} at 60% of ${formatCount(peak)} FLOP/s`,
-  )
-  context.log(
-    `      memory ${formatBytes(totalBytes(plan))}: parameters ${formatBytes(plan.parameterBytes)}, gradients ${formatBytes(plan.gradientBytes)}, optimizer ${formatBytes(plan.optimizerBytes)}, activations ${formatBytes(plan.train.memory.totalBytes)}`,
-  )
-  await run.writePlan({
-    parameterCount: plan.parameterCount,
-    parameterBytes: plan.parameterBytes,
-    gradientBytes: plan.gradientBytes,
-    optimizerBytes: plan.optimizerBytes,
-    activationBytes: plan.train.memory.totalBytes,
-    activationBytesByKind: { ...plan.train.memory.peakByKind },
-    flopsPerStep,
-    maxSteps,
-    tokens,
-    estimatedSeconds: seconds,
-  })
 }

@@ -49,7 +49,9 @@ export function checkDefinition({ kind, vocabulary, addedTokens, addsBos, bosTok
   if (vocabulary.length > MAX_VOCAB_SIZE) {
     fail(`expected at most ${MAX_VOCAB_SIZE} tokens, got ${vocabulary.length}; the file is damaged`)
   }
-  if (addsBos && bosTokenId === undefined) fail('it is to put BOS before every text, but names no BOS token')
+  if (addsBos && !addedTokens.some(({ id }) => id === bosTokenId)) {
+    fail('it is to put BOS before every text, but none of its added tokens is BOS')
+  }
   const contents = new Map<string, number>()
   const ids = new Set<number>()
   for (const { id, content, normalized } of addedTokens) {

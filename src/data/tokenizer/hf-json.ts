@@ -1,14 +1,14 @@
 // Hugging Face's tokenizer.json, read and written, for byte-level BPE (GPT-2, Llama 3, Qwen) and the byte-fallback BPE
-// of Llama 2. tokenizer_config.json is hf-config.ts's; what this program does not compute is refused by name.
+// of Llama 2. tokenizer_config.json is tokenizer-config.ts's; what this program does not compute is refused by name.
 import { dirname } from 'node:path'
 import type { AddedToken } from './added-tokens.ts'
 import { spellBytes, unspellBytes } from './byte-alphabet.ts'
-import { MAX_VOCAB_SIZE, type TokenizerDefinition, textOf } from './definition.ts'
+import { MAX_VOCAB_SIZE, textOf } from './definition.ts'
 import { componentsJson, readComponents } from './hf-components.ts'
-import { readTokenizerConfig } from './hf-config.ts'
 import { type Place, readJson } from './json-values.ts'
 import type { Merge } from './merge.ts'
 import { Tokenizer } from './tokenizer.ts'
+import { readTokenizerConfig } from './tokenizer-config.ts'
 
 const encoder = new TextEncoder()
 
@@ -33,9 +33,10 @@ export function readTokenizerJson(path: string): Tokenizer {
   // transformers sets both with every call; a file that brings its own would give other ids here than there.
   file.get('truncation').oneOf(null, undefined)
   file.get('padding').oneOf(null, undefined)
+  const model = file.get('model')
+  checkModelType(model)
   const { bos, ...components } = readComponents(file)
   const isFallback = components.kind === 'byteFallback'
-  const model = file.get('model')
   const { ignoreMerges, unkToken } = readModelOptions(model, isFallback)
   const addedTokens = readAddedTokens(file.get('added_tokens'))
   const idOf = readVocabulary(model.get('vocab'))
@@ -65,12 +66,16 @@ export function readTokenizerJson(path: string): Tokenizer {
   })
 }
 
-function readModelOptions(model: Place, isFallback: boolean): { ignoreMerges: boolean; unkToken: string | undefined } {
-  // The oldest files of GPT-2 name no type.
+function checkModelType(model: Place): void {
+  model.object()
   const type = model.get('type')
+  // The oldest files of GPT-2 name no type.
   if (type.value !== undefined && type.string() !== 'BPE') {
     model.fail(`is ${type.string().slice(0, 60)}, which is not supported; expected BPE`)
   }
+}
+
+function readModelOptions(model: Place, isFallback: boolean): { ignoreMerges: boolean; unkToken: string | undefined } {
   model.object([
     'type',
     'dropout',
@@ -160,17 +165,17 @@ function tokenBytes(
 
 /** Merges are written as 'left right' or ['left', 'right']. */
 function readMerges(list: Place, idOf: ReadonlyMap<string, number>): Merge[] {
-  return list.list().map((entry) => {
-    const { value } = entry
-    const pair: unknown[] = typeof value === 'string' ? value.split(' ') : Array.isArray(value) ? value : []
+  const { value } = list
+  if (!Array.isArray(value)) return list.fail('must be a list')
+  return value.map((entry: unknown, i): Merge => {
+    const pair: unknown[] = typeof entry === 'string' ? entry.split(' ') : Array.isArray(entry) ? entry : []
     const [left, right] = pair
     if (pair.length !== 2 || typeof left !== 'string' || typeof right !== 'string') {
-      return entry.fail(`must be two tokens, got ${JSON.stringify(value)?.slice(0, 60)}`)
+      return list.fail(`must be pairs of tokens, but number ${i} is ${JSON.stringify(entry)?.slice(0, 60)}`)
     }
-    const ids = [left, right, left + right].map((token) => {
-      return idOf.get(token) ?? entry.fail(`names ${JSON.stringify(token)}, which is not in the vocabulary`)
-    })
-    return ids as [number, number, number]
+    const id = (token: string): number =>
+      idOf.get(token) ?? list.fail(`names ${JSON.stringify(token.slice(0, 60))}, which is not in the vocabulary`)
+    return [id(left), id(right), id(left + right)]
   })
 }
 
@@ -186,7 +191,8 @@ export function writeTokenizerJson(tokenizer: Tokenizer): string {
   const areNext = byId.every((token, i) => token.id === entries.length + i) && entries.length === vocabulary.length
   const known = new Set(entries.map(([, id]) => id))
   const missing = areNext ? [] : byId.filter((token) => !known.has(token.id))
-  const unkToken = addedTokens.find((token) => token.id === unkTokenId)?.content
+  const unkToken =
+    unkTokenId === undefined ? null : (byId.find((token) => token.id === unkTokenId)?.content ?? spelled[unkTokenId])
   const pairs = merges.map(([left, right]) => [spelled[left]!, spelled[right]!])
   const hasSpaces = pairs.some(([left, right]) => left!.includes(' ') || right!.includes(' '))
   const file = {
@@ -206,7 +212,7 @@ export function writeTokenizerJson(tokenizer: Tokenizer): string {
     model: {
       type: 'BPE',
       dropout: null,
-      unk_token: unkToken ?? null,
+      unk_token: unkToken,
       continuing_subword_prefix: null,
       end_of_word_suffix: null,
       fuse_unk: isFallback,

@@ -2,10 +2,10 @@
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { TokenizerError } from '../../core/errors.ts'
-import { writeTokenizerConfig } from './hf-config.ts'
 import { readTokenizerJson, writeTokenizerJson } from './hf-json.ts'
 import { readTiktoken } from './tiktoken.ts'
 import type { Tokenizer } from './tokenizer.ts'
+import { writeTokenizerConfig } from './tokenizer-config.ts'
 
 /**
  * Loads a tokenizer: a folder with a tokenizer.json (of a tokenizer, a model, a checkpoint, or prepared data, which

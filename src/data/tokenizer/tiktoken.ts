@@ -137,12 +137,15 @@ export function writeTiktoken(tokenizer: Tokenizer): string {
   }
   if (kind !== 'bytes') refuse('its symbols are characters')
   if (normalization !== '') refuse(`it normalizes text to ${normalization}`)
-  if (merges.some(([left, right, id], i) => id <= Math.max(left, right, (merges[i - 1]?.[2] ?? 0) - 1))) {
+  if (merges.some(([, , id], i) => i > 0 && id < merges[i - 1]![2]))
     refuse('its ids are not in the order of its merges')
+  if (!(ignoreMerges && isSameMerges(merges, mergesOfRanks(vocabulary)))) {
+    if (merges.some(([left, right, id]) => id <= Math.max(left, right))) {
+      refuse('some token is made of tokens with higher ids')
+    }
+    const strange = firstUnreachable(vocabulary, merges)
+    if (strange !== undefined) refuse(`the bytes of token ${strange} are split otherwise by its merges`)
   }
-  const isByRank = ignoreMerges && isSameMerges(merges, mergesOfRanks(vocabulary))
-  const strange = isByRank ? undefined : firstUnreachable(vocabulary, merges)
-  if (strange !== undefined) refuse(`the bytes of token ${strange} are split otherwise by its merges`)
   return vocabulary
     .map((bytes, id) => (bytes === undefined ? '' : `${Buffer.from(bytes).toString('base64')} ${id}\n`))
     .join('')

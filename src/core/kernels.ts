@@ -101,14 +101,7 @@ export interface Kernels {
 
   /** out = x * rstd * weight, rstd [rows] = 1 / sqrt(mean(x^2) + eps). */
   rmsnorm(out: Tensor, rstd: Tensor, x: Tensor, weight: Tensor, eps: number): void
-  rmsnormBackwardInput(
-    dx: Tensor,
-    dOut: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    rstd: Tensor,
-    accumulate: boolean,
-  ): void
+  rmsnormBackwardInput(dx: Tensor, dOut: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, accumulate: boolean): void
   rmsnormBackwardWeight(dWeight: Tensor, dOut: Tensor, x: Tensor, rstd: Tensor, accumulate: boolean): void
 
   /** out = (x - mean) * rstd * weight + bias. */
@@ -219,10 +212,5 @@ export interface Kernels {
   /** out = x / (frobenius norm of x + eps). */
   normalize(out: Tensor, x: Tensor, eps: number): void
   /** w = w * (1 - lr * weightDecay) - lr * scale * update, unless isFinite is 0. */
-  applyUpdate(
-    weight: Tensor,
-    update: Tensor,
-    scalars: Tensor,
-    options: { scale: number; weightDecay: number },
-  ): void
+  applyUpdate(weight: Tensor, update: Tensor, scalars: Tensor, options: { scale: number; weightDecay: number }): void
 }

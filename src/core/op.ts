@@ -23,11 +23,7 @@ export interface OpCost {
 }
 
 /** A recorded call: data only. `isAlive` is false while its outputs are dropped and must be recomputed. */
-export interface TapeEntry<
-  I extends NamedTensors = NamedTensors,
-  O extends NamedTensors = NamedTensors,
-  A = unknown,
-> {
+export interface TapeEntry<I extends NamedTensors = NamedTensors, O extends NamedTensors = NamedTensors, A = unknown> {
   readonly op: Op<I, O, A>
   readonly inputs: I
   readonly outputs: O

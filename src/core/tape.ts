@@ -4,14 +4,7 @@
 //
 // Recomputation is a property of a block: entries dropped by its policy lose their outputs after the forward and
 // are run again, from the same inputs and random keys, when a backward asks for what they made.
-import {
-  type Allocator,
-  bindMemory,
-  emptyTensor,
-  GrowingArena,
-  popAllocator,
-  pushAllocator,
-} from './allocator.ts'
+import { type Allocator, bindMemory, emptyTensor, GrowingArena, popAllocator, pushAllocator } from './allocator.ts'
 import type { Device } from './device.ts'
 import { invariant } from './errors.ts'
 import { Gradients } from './gradients.ts'

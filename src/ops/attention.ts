@@ -46,7 +46,17 @@ export const attentionOp: Op<Inputs, Outputs, Attributes> = {
       gradients.overwrite(k, (dk) =>
         gradients.overwrite(v, (dv) =>
           kernels.attentionBackward(
-            dq, dk, dv, delta, dOut, outputs.out, outputs.lse, q, k, v, options(inputs, attributes),
+            dq,
+            dk,
+            dv,
+            delta,
+            dOut,
+            outputs.out,
+            outputs.lse,
+            q,
+            k,
+            v,
+            options(inputs, attributes),
           ),
         ),
       ),

@@ -21,7 +21,10 @@ export function expectColumns(who: string, x: Tensor, width: number, because: st
 }
 
 /** Hands `write` the gradient buffer of a trained parameter; does nothing for a frozen one. */
-export function intoParameter(tensor: Tensor | undefined, write: (gradient: Tensor, accumulate: boolean) => void): void {
+export function intoParameter(
+  tensor: Tensor | undefined,
+  write: (gradient: Tensor, accumulate: boolean) => void,
+): void {
   if (!(tensor instanceof Parameter) || !tensor.requiresGrad) return
   const { gradient, accumulate } = gradientTarget(tensor)
   write(gradient, accumulate)

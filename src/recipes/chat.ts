@@ -6,8 +6,8 @@ import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
 import { loadModel } from '../infer/load.ts'
 import { completionPrompt } from '../infer/prompt-loop.ts'
-import { samplingFields, samplingOf } from '../infer/sampling-fields.ts'
 import { openDevice } from '../open.ts'
+import { samplingFields, samplingOf } from './sampling-fields.ts'
 
 export default defineRecipe({
   name: 'chat',

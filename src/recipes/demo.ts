@@ -189,7 +189,10 @@ async function prepareDemo(
 async function compare(evaluation: Evaluation, corpus: DemoCorpus, context: RunContext): Promise<void> {
   const text = joinTexts(corpus.heldOut)
   const rows = (await compressionBaselines(text, { trainText: joinTexts(corpus.train) })).map(
-    ({ name, bitsPerByte, origin }) => ({ name: origin === 'measured' ? name : `${name} (${origin} figure)`, bitsPerByte }),
+    ({ name, bitsPerByte, origin }) => ({
+      name: origin === 'measured' ? name : `${name} (${origin} figure)`,
+      bitsPerByte,
+    }),
   )
   rows.push({ name: 'this model', bitsPerByte: evaluation.bitsPerByte })
   rows.sort((a, b) => b.bitsPerByte - a.bitsPerByte)

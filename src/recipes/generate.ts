@@ -5,8 +5,8 @@ import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
 import { DecodingSession, generate } from '../infer/generate.ts'
 import { loadModel, promptIds } from '../infer/load.ts'
-import { samplingFields, samplingOf } from '../infer/sampling-fields.ts'
 import { openDevice } from '../open.ts'
+import { samplingFields, samplingOf } from './sampling-fields.ts'
 
 export default defineRecipe({
   name: 'generate',

@@ -1,13 +1,15 @@
 // Finds options of a recipe that its code never takes from a configuration, by reading the code: a name counts as read
 // where it is a property access (config.lr) or stands in a pattern that takes an object apart ({ lr, seed: s } = config).
-// A group that is handed on (model) may be read in the files of src/ that the recipe imports.
+// Helpers that stand beside the recipe count as its code. A group that is handed on (model) may be read in any file of
+// src/ that the recipe imports.
 import { existsSync, globSync, readFileSync } from 'node:fs'
 import { dirname, join, posix } from 'node:path'
 import { codeOnly, listImports } from '../../tools/source-text.ts'
 
 /** The keys ('lr', 'model.hiddenSize') that `file` under `root`, and the folder of its parts, never read. */
 export function fieldsNotRead(root: string, file: string, keys: readonly string[]): string[] {
-  const own = [file, ...globSync(`${file.replace(/\.ts$/, '')}/**/*.ts`, { cwd: root })]
+  const parts = globSync(`${file.replace(/\.ts$/, '')}/**/*.ts`, { cwd: root })
+  const own = [...reachable(root, [file, ...parts])].filter((path) => dirname(path).startsWith(dirname(file)))
   const read = namesRead(root, own)
   const handedOn = namesRead(root, reachable(root, own))
   return keys.filter((key) => {

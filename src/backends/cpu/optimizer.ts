@@ -41,17 +41,7 @@ export function optimizerKernels(library: CpuLibrary, context: number): Pick<Ker
         options.weightDecay,
       ),
     lion: (weight, m, grad, scalars, { beta1, beta2, weightDecay }) =>
-      lion(
-        context,
-        weight.address,
-        m.address,
-        grad.address,
-        scalars.address,
-        weight.size,
-        beta1,
-        beta2,
-        weightDecay,
-      ),
+      lion(context, weight.address, m.address, grad.address, scalars.address, weight.size, beta1, beta2, weightDecay),
     momentum: (out, m, grad, scalars, options) =>
       momentum(
         context,

@@ -1,7 +1,7 @@
 // The options of sampling, shared by generate and chat.
 import { z } from 'zod'
 import { field } from '../config/field.ts'
-import type { SamplingConfig } from './sampler.ts'
+import type { SamplingConfig } from '../infer/sampler.ts'
 
 export const samplingFields = {
   maxNewTokens: field(z.number().int().min(1).default(200), { describe: 'longest continuation', unit: 'tokens' }),

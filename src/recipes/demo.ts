@@ -16,6 +16,7 @@ import { prepareData } from '../data/prepare.ts'
 import { loadTokenizer, tokenizerFiles } from '../data/tokenizer/load.ts'
 import type { Tokenizer } from '../data/tokenizer/tokenizer.ts'
 import { trainTokenizer } from '../data/tokenizer/train.ts'
+import { renderBarChart } from '../display/chart.ts'
 import { formatBytes, formatCount, formatDuration, formatPercent } from '../display/format.ts'
 import { DecodingSession, generate } from '../infer/generate.ts'
 import { promptIds } from '../infer/load.ts'
@@ -68,6 +69,7 @@ export default defineRecipe({
     const started = performance.now()
     const folder = resolve(context.cwd, out)
     const device = await openDevice('cpu', threads === undefined ? {} : { threads })
+    const peakBefore = device.measurePeakFlops().f32
     const corpus = await loadDemoCorpus({ cacheDir: join(homedir(), '.cache', 'trainyard', 'demo') })
     for (const { name, version, bytes, licence } of corpus.sources) {
       context.log(`text: ${name}@${version}, ${formatBytes(bytes)} (${licence})`)
@@ -87,12 +89,19 @@ export default defineRecipe({
     const run = await RunDir.open(folder, { ...settings }, { resume: isOld })
     if (isOld) {
       for (const note of await training.resume(run)) context.warn(note)
-      context.log(`going on from step ${training.stepsDone}`)
+      context.log(
+        training.stepsDone < maxSteps
+          ? `going on from step ${training.stepsDone}`
+          : `trained already, ${training.stepsDone} steps; remove ${out} to start anew`,
+      )
     }
-    const peak = device.measurePeakFlops().f32
-    const plan = describePlan(training, maxSteps, peak)
-    for (const line of plan.lines) context.log(line)
-    await run.writePlan(plan.json)
+    // Twice, some seconds apart: on a shared machine one measurement may be disturbed, and only downwards.
+    const peak = Math.max(peakBefore, device.measurePeakFlops().f32)
+    if (training.stepsDone < maxSteps) {
+      const plan = describePlan(training, maxSteps, peak)
+      for (const line of plan.lines) context.log(line)
+      await run.writePlan(plan.json)
+    }
 
     const result = await runSession(training, context, {
       run,
@@ -188,20 +197,20 @@ async function prepareDemo(
 /** The model as a compressor of the held-out text, beside real ones. */
 async function compare(evaluation: Evaluation, corpus: DemoCorpus, context: RunContext): Promise<void> {
   const text = joinTexts(corpus.heldOut)
-  const rows = (await compressionBaselines(text, { trainText: joinTexts(corpus.train) })).map(
-    ({ name, bitsPerByte, origin }) => ({
-      name: origin === 'measured' ? name : `${name} (${origin} figure)`,
-      bitsPerByte,
-    }),
-  )
-  rows.push({ name: 'this model', bitsPerByte: evaluation.bitsPerByte })
-  rows.sort((a, b) => b.bitsPerByte - a.bitsPerByte)
+  const compressors = await compressionBaselines(text, { trainText: joinTexts(corpus.train) })
+  const bars = compressors.map(({ name, bitsPerByte, origin }) => ({
+    label: origin === 'measured' ? name : `${name} *`,
+    value: bitsPerByte,
+  }))
+  bars.push({ label: 'this model', value: evaluation.bitsPerByte })
+  bars.sort((a, b) => b.value - a.value)
   context.log(
     `\nheld-out text: ${corpus.heldOut.length} whole addresses, ${formatCount(evaluation.bytes)} bytes; validation loss ${evaluation.loss.toFixed(4)} nats per token`,
   )
-  const width = Math.max(...rows.map(({ name }) => name.length))
-  for (const { name, bitsPerByte } of rows) {
-    const bar = '#'.repeat(Math.round(bitsPerByte * 20))
-    context.log(`  ${name.padEnd(width)}  ${bitsPerByte.toFixed(3)} bits per byte  ${bar}`)
-  }
+  context.log('bits per byte, of the model and of compressors:')
+  const width = Math.min(100, context.columns) - 2
+  const format = (value: number): string => value.toFixed(3)
+  for (const line of renderBarChart(bars, { width, format, color: context.hasColor })) context.log(`  ${line}`)
+  if (compressors.some(({ origin }) => origin !== 'measured'))
+    context.log('  * measured once for this very text, not now')
 }

@@ -1,8 +1,9 @@
 // The kernel interface: one method per kernel, outputs first, every buffer given by the caller, so that no
 // kernel allocates. A backend that lacks one does not compile. Conventions that hold throughout:
 //   - `accumulate: true` means `out += result`, false means `out = result`; outputs may hold garbage before.
-//   - a tensor [.., C] is read as a matrix of rowCount rows by C columns; only `matmul`, `copy`, `rope` and
-//     the attention kernels accept column slices (rowStride > C), all others need contiguous tensors.
+//   - a tensor [.., C] is read as a matrix of rowCount rows by C columns; only `matmul`, `fill`, `copy`,
+//     `accumulate`, `sumRows` (its x), `rope` and the attention kernels accept column slices (rowStride > C), all
+//     others need contiguous tensors.
 //   - sums run in an order fixed by the shapes alone, never by the number of threads.
 // Equations, FLOPs and bytes stand with the ops in src/ops.
 import type { Tensor } from './tensor.ts'

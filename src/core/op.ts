@@ -34,6 +34,10 @@ export interface TapeEntry<I extends NamedTensors = NamedTensors, O extends Name
 
 export interface Op<I extends NamedTensors, O extends NamedTensors, A> {
   readonly id: string
+  /** Inputs that may be column slices; the others must be contiguous. */
+  readonly sliceable?: readonly (keyof I)[]
+  /** Inputs whose gradients are made as a parameter's (`backwardWeight`): to be trained they must be whole Parameters. */
+  readonly weights?: readonly (keyof I)[]
   /** What to allocate; an output may be absent for some attributes. */
   outputs(inputs: I, attributes: A): { [K in keyof O]?: OutputSpec }
   forward(kernels: Kernels, inputs: I, outputs: O, attributes: A): void

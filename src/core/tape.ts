@@ -6,11 +6,11 @@
 // are run again, from the same inputs and random keys, when a backward asks for what they made.
 import { type Allocator, bindMemory, emptyTensor, GrowingArena, popAllocator, pushAllocator } from './allocator.ts'
 import type { Device } from './device.ts'
-import { invariant } from './errors.ts'
+import { invariant, ShapeError } from './errors.ts'
 import { Gradients } from './gradients.ts'
 import type { NamedTensors, Op, OutputSpec, TapeEntry } from './op.ts'
 import { Parameter } from './parameter.ts'
-import { Tensor } from './tensor.ts'
+import { show, Tensor } from './tensor.ts'
 
 /** What a block forgets between forward and backward: nothing, the cheap ops, or everything inside it. */
 export type Recompute = 'none' | 'selective' | 'full'
@@ -139,13 +139,14 @@ export class Tape implements Disposable {
   backward(output: Tensor, dOutput?: Tensor): Gradients {
     invariant(this.#isActive, 'backward needs the tape to be current')
     const gradients = new Gradients(this.needsGradient)
+    invariant((output.base ?? output).producer !== undefined, 'backward needs an output that was recorded on this tape')
     if (dOutput !== undefined) gradients.pass(output, dOutput)
     const root = (output.base ?? output).producer
     for (let i = this.#entries.length - 1; i >= 0; i--) {
       const entry = this.#entries[i]!
       if (entry !== root && !hasGradient(entry, gradients)) continue
       const { op, inputs } = entry
-      if (op.backwardWeight !== undefined && ownsTrainedParameter(inputs)) {
+      if (op.backwardWeight !== undefined && trainsWeights(op, inputs)) {
         this.#bringBack(entry, op.savedForWeight)
         op.backwardWeight(entry, gradients)
         this.#onOp?.(entry, 'backwardWeight')
@@ -193,14 +194,16 @@ function hasGradient(entry: TapeEntry, gradients: Gradients): boolean {
   return false
 }
 
-function ownsTrainedParameter(inputs: NamedTensors): boolean {
-  return Object.values(inputs).some((t) => t instanceof Parameter && t.requiresGrad)
+function trainsWeights({ weights = [] }: TapeEntry['op'], inputs: NamedTensors): boolean {
+  return weights.some((name) => {
+    const tensor = inputs[name]
+    return tensor instanceof Parameter && tensor.requiresGrad
+  })
 }
 
-/** In an op without parameters of its own, a parameter is an activation like any other. */
-function wantsActivationGradient(op: TapeEntry['op'], inputs: NamedTensors, gradients: Gradients): boolean {
-  const hasOwn = op.backwardWeight !== undefined
-  return Object.values(inputs).some((t) => gradients.needs(t) && !(hasOwn && t instanceof Parameter))
+/** A parameter in a place that is no weight of the op is an activation like any other. */
+function wantsActivationGradient({ weights }: TapeEntry['op'], inputs: NamedTensors, gradients: Gradients): boolean {
+  return Object.entries(inputs).some(([name, tensor]) => !weights?.includes(name) && gradients.needs(tensor))
 }
 
 /** The tape that records now, if any. */
@@ -221,6 +224,8 @@ export function apply<I extends NamedTensors, O extends NamedTensors, A>(
   inputs: I,
   attributes: A,
 ): O {
+  const tape = currentTape()
+  checkInputs(op, inputs, tape)
   const specs = op.outputs(inputs, attributes) as Record<string, OutputSpec>
   const outputs: NamedTensors = {}
   for (const name in specs) {
@@ -234,11 +239,33 @@ export function apply<I extends NamedTensors, O extends NamedTensors, A>(
           })
   }
   op.forward(device.kernels, inputs, outputs as O, attributes)
-  const tape = currentTape()
   if (tape !== undefined) {
     tape.observe({ op, inputs, outputs, attributes, isAlive: true, isDropped: false } as unknown as TapeEntry)
   }
   return outputs as O
+}
+
+/** Column slices go where they are understood, and whatever is to be trained where its gradient can be kept. */
+function checkInputs<I extends NamedTensors, O extends NamedTensors, A>(
+  op: Op<I, O, A>,
+  inputs: I,
+  tape: Tape | undefined,
+): void {
+  for (const name in inputs) {
+    const tensor: Tensor | undefined = inputs[name]
+    if (tensor === undefined) continue
+    if (!tensor.isContiguous && !op.sliceable?.includes(name)) {
+      throw new ShapeError(
+        `${op.id}: ${name} must be contiguous, got a column slice ${show(tensor.shape)} of rows of ${tensor.rowStride}`,
+      )
+    }
+    if (tensor instanceof Parameter || !op.weights?.includes(name)) continue
+    if (tape?.isRecording && tape.needsGradient(tensor.base ?? tensor)) {
+      throw new ShapeError(
+        `${op.id}: ${name} must be a whole Parameter to be trained, got a view or an activation ${show(tensor.shape)}`,
+      )
+    }
+  }
 }
 
 /** Runs `body` without recording and in a scope of its own; what it returns must be host values. */

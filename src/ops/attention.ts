@@ -29,6 +29,7 @@ export function visiblePairs(queries: number, keys: number, isCausal: boolean, w
 
 export const attentionOp: Op<Inputs, Outputs, Attributes> = {
   id: 'attention',
+  sliceable: ['q', 'k', 'v'],
   outputs: ({ q }, { numHeads }) => ({
     out: { shape: q.shape },
     lse: { shape: [q.shape[0]!, numHeads, q.shape[1]!] },

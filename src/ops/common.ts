@@ -20,12 +20,17 @@ export function expectColumns(who: string, x: Tensor, width: number, because: st
   }
 }
 
+/** Whether this is a parameter whose gradient is wanted. */
+export function isTrained(tensor: Tensor | undefined): tensor is Parameter {
+  return tensor instanceof Parameter && tensor.requiresGrad
+}
+
 /** Hands `write` the gradient buffer of a trained parameter; does nothing for a frozen one. */
 export function intoParameter(
   tensor: Tensor | undefined,
   write: (gradient: Tensor, accumulate: boolean) => void,
 ): void {
-  if (!(tensor instanceof Parameter) || !tensor.requiresGrad) return
+  if (!isTrained(tensor)) return
   const { gradient, accumulate } = gradientTarget(tensor)
   write(gradient, accumulate)
 }

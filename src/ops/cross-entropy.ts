@@ -26,6 +26,7 @@ export function chunkRows(rows: number, vocabSize: number): number {
 
 export const crossEntropyOp: Op<Inputs, Outputs, Attributes> = {
   id: 'crossEntropy',
+  weights: ['weight'],
   outputs: ({ hidden }, { wantsGradient }) => ({
     loss: { shape: [1], dtype: 'f64' },
     tokenLosses: { shape: [hidden.rowCount] },

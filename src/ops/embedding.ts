@@ -10,6 +10,7 @@ type Outputs = { out: Tensor }
 
 export const embeddingOp: Op<Inputs, Outputs, undefined> = {
   id: 'embedding',
+  weights: ['table'],
   outputs: ({ table, ids }) => ({ out: { shape: [...ids.shape, table.columnCount] } }),
   forward: (kernels, { table, ids }, { out }) => kernels.embedding(out, table, ids),
   savedForInput: [],

@@ -1,9 +1,10 @@
 // layernorm: normalisation to mean 0 and variance 1 over the last dim, with weight and bias.
+import { emptyTensor } from '../core/allocator.ts'
 import type { Op } from '../core/op.ts'
-import { gradientTarget, Parameter } from '../core/parameter.ts'
+import { gradientTarget } from '../core/parameter.ts'
 import { apply } from '../core/tape.ts'
 import { expectShape, type Tensor } from '../core/tensor.ts'
-import { cost } from './common.ts'
+import { cost, intoParameter, isTrained } from './common.ts'
 
 type Inputs = { x: Tensor; weight: Tensor; bias: Tensor }
 type Outputs = { out: Tensor; mean: Tensor; rstd: Tensor }
@@ -11,6 +12,7 @@ type Attributes = { eps: number }
 
 export const layernormOp: Op<Inputs, Outputs, Attributes> = {
   id: 'layernorm',
+  weights: ['weight', 'bias'],
   outputs: ({ x }) => ({ out: { shape: x.shape }, mean: { shape: [x.rowCount] }, rstd: { shape: [x.rowCount] } }),
   forward: (kernels, { x, weight, bias }, { out, mean, rstd }, { eps }) =>
     kernels.layernorm(out, mean, rstd, x, weight, bias, eps),
@@ -25,12 +27,18 @@ export const layernormOp: Op<Inputs, Outputs, Attributes> = {
   },
   backwardWeight({ inputs, outputs }, gradients) {
     const { x, weight, bias } = inputs
-    if (!(weight instanceof Parameter) || !(bias instanceof Parameter) || !weight.requiresGrad) return
-    // One kernel makes both: weight and bias of a norm are trained together or not at all.
-    const { gradient: dWeight, accumulate } = gradientTarget(weight)
-    const { gradient: dBias } = gradientTarget(bias)
     const dOut = gradients.of(outputs.out)
-    x.device.kernels.layernormBackwardWeight(dWeight, dBias, dOut, x, outputs.mean, outputs.rstd, accumulate)
+    const write = (dWeight: Tensor, dBias: Tensor, accumulate: boolean): void =>
+      x.device.kernels.layernormBackwardWeight(dWeight, dBias, dOut, x, outputs.mean, outputs.rstd, accumulate)
+    if (isTrained(weight) && isTrained(bias) && weight.hasGradient === bias.hasGradient) {
+      const { gradient: dWeight, accumulate } = gradientTarget(weight)
+      write(dWeight, gradientTarget(bias).gradient, accumulate)
+      return
+    }
+    // The kernel makes both: here one of them is not wanted, or only one is added to.
+    const unwanted = (): Tensor => emptyTensor(x.device, weight.shape, x.dtype, 'workspace')
+    intoParameter(weight, (dWeight, accumulate) => write(dWeight, unwanted(), accumulate))
+    intoParameter(bias, (dBias, accumulate) => write(unwanted(), dBias, accumulate))
   },
   isCheap: true,
   cost: ({ x, weight, bias }) => ({

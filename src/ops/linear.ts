@@ -19,6 +19,8 @@ function outFeatures(weight: Tensor, layout: Attributes['layout']): number {
 
 export const linearOp: Op<Inputs, Outputs, Attributes> = {
   id: 'linear',
+  sliceable: ['x'],
+  weights: ['weight', 'bias'],
   outputs: ({ x, weight }, { layout }) => ({ out: { shape: [...x.shape.slice(0, -1), outFeatures(weight, layout)] } }),
   forward(kernels, { x, weight, bias, residual }, { out }, { layout }) {
     kernels.matmul(out, x, weight, {

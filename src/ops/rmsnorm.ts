@@ -10,6 +10,7 @@ type Attributes = { eps: number }
 
 export const rmsnormOp: Op<Inputs, Outputs, Attributes> = {
   id: 'rmsnorm',
+  weights: ['weight'],
   outputs: ({ x }) => ({ out: { shape: x.shape }, rstd: { shape: [x.rowCount] } }),
   forward: (kernels, { x, weight }, { out, rstd }, { eps }) => kernels.rmsnorm(out, rstd, x, weight, eps),
   savedForInput: ['x', 'weight', 'rstd'],

@@ -11,6 +11,7 @@ type Attributes = { numHeads: number; headDim: number }
 
 export const ropeOp: Op<Inputs, Outputs, Attributes> = {
   id: 'rope',
+  sliceable: ['x'],
   outputs: ({ x }) => ({ out: { inPlaceOf: x } }),
   forward: (kernels, { x, positions, cos, sin }, { out }, attributes) =>
     kernels.rope(out, x, positions, cos, sin, { ...attributes, inverse: false }),

@@ -5,6 +5,7 @@ import { describe, test } from 'node:test'
 import { ReferenceDevice } from '../../src/backends/reference/device.ts'
 import { openReferenceDevice } from '../../src/backends/reference/open-reference.ts'
 import { standaloneTensor, tensorFrom } from '../../src/core/allocator.ts'
+import { ShapeError } from '../../src/core/errors.ts'
 import { SCALAR } from '../../src/core/kernels.ts'
 import type { TapeEntry } from '../../src/core/op.ts'
 import type { Parameter } from '../../src/core/parameter.ts'
@@ -16,6 +17,7 @@ import { attention } from '../../src/ops/attention.ts'
 import { crossEntropy } from '../../src/ops/cross-entropy.ts'
 import { dropout } from '../../src/ops/dropout.ts'
 import { gelu } from '../../src/ops/gelu.ts'
+import { layernorm } from '../../src/ops/layernorm.ts'
 import { linear } from '../../src/ops/linear.ts'
 import { rmsnorm } from '../../src/ops/rmsnorm.ts'
 import { rope } from '../../src/ops/rope.ts'
@@ -302,4 +304,66 @@ describe('recomputation', () => {
     const x = inputOn(device, 'x', [2])
     assert.throws(() => block(() => block(() => x)), /do not nest/)
   })
+})
+
+describe('inputs that an op does not take', () => {
+  test('a column slice where the kernel reads whole rows', () => {
+    const device = openReferenceDevice()
+    const x = inputOn(device, 'x', [2, 6])
+    using _ = new Tape(device)
+    assert.throws(() => gelu(x.columns(2, 4)), /gelu: x must be contiguous, got a column slice \[2, 4\] of rows of 6/)
+    assert.throws(() => add(x, x.columns(0, 6).reshape(2, 6).columns(0, 3)), ShapeError)
+  })
+
+  test('a view of a parameter, or an activation, as a weight to be trained', () => {
+    const device = openReferenceDevice()
+    const { weight } = parametersOn(device, { weight: [4, 3] }) as { weight: Parameter }
+    const x = inputOn(device, 'x', [2, 3])
+    using _ = new Tape(device)
+    assert.throws(() => linear(x, weight.slice(0, 2)), /linear: weight must be a whole Parameter to be trained/)
+    assert.throws(() => linear(x, linear(x, weight).reshape(4, 2).columns(0, 2)), ShapeError)
+    weight.requiresGrad = false
+    assert.deepEqual(linear(x, weight.slice(0, 2)).shape, [2, 2])
+  })
+
+  test('a tensor that this tape did not make, to go backwards from', () => {
+    const device = openReferenceDevice()
+    const x = inputOn(device, 'x', [2, 3])
+    using tape = new Tape(device)
+    assert.throws(() => tape.backward(gelu(x), x), /recorded on this tape/)
+  })
+})
+
+test('a parameter that goes in as an activation gets its gradient', async () => {
+  const device = openReferenceDevice()
+  const { input, weight } = parametersOn(device, { input: [2, 3], weight: [4, 3] }) as Record<string, Parameter>
+  weight!.requiresGrad = false
+  using tape = new Tape(device)
+  const out = linear(input!, weight!)
+  tape.backward(out, tensorFrom(device, [2, 4], new Float64Array(8).fill(1)))
+  const [gradient, w] = [await valuesOf(input!.gradient!), await valuesOf(weight!)]
+  for (let i = 0; i < 6; i++) {
+    const column = [0, 1, 2, 3].reduce((sum, row) => sum + w[row * 3 + (i % 3)]!, 0)
+    assert.ok(Math.abs(gradient[i]! - column) < 1e-6)
+  }
+})
+
+test('layernorm trains its weight and its bias together or one by one, with equal gradients', async () => {
+  const device = openReferenceDevice()
+  const made = parametersOn(device, { weight: [5], bias: [5] }) as { weight: Parameter; bias: Parameter }
+  const x = inputOn(device, 'x', [3, 5])
+  const gradients = async (trained: readonly (keyof typeof made)[]): Promise<Record<string, number[]>> => {
+    for (const name of ['weight', 'bias'] as const) {
+      made[name].requiresGrad = trained.includes(name)
+      made[name].hasGradient = false
+    }
+    using tape = new Tape(device)
+    tape.backward(layernorm(x, made.weight, made.bias), inputOn(device, 'dOut', [3, 5]))
+    return Object.fromEntries(
+      await Promise.all(trained.map(async (name) => [name, [...(await valuesOf(made[name].gradient!))]])),
+    )
+  }
+  const both = await gradients(['weight', 'bias'])
+  assert.deepEqual(await gradients(['weight']), { weight: both.weight })
+  assert.deepEqual(await gradients(['bias']), { bias: both.bias })
 })

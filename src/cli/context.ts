@@ -70,6 +70,11 @@ export function openContext(recipes: RecipeCatalog): { context: RunContext; clos
         },
       }
     },
+    async readInput() {
+      const chunks: Buffer[] = []
+      for await (const chunk of stdin) chunks.push(Buffer.from(chunk as Uint8Array))
+      return Buffer.concat(chunks)
+    },
     prompt: (question) => (context.canPrompt ? prompter.ask(question) : Promise.resolve(undefined)),
     signal: run.signal,
     turn: () => new Promise((resolve) => setImmediate(resolve)),

@@ -18,6 +18,26 @@ export const verbs: Readonly<Record<string, Verb>> = {
     summary: 'show what this machine has, and what each missing thing would enable',
     load: async () => (await import('../recipes/doctor.ts')).default,
   },
+  'data prepare': {
+    summary: 'turn text into token shards to train on',
+    load: async () => (await import('../recipes/data-prepare.ts')).default,
+  },
+  'tokenizer train': {
+    summary: 'train a byte-level BPE tokenizer on text',
+    load: async () => (await import('../recipes/tokenizer.ts')).tokenizerTrain,
+  },
+  'tokenizer encode': {
+    summary: 'turn text into token ids',
+    load: async () => (await import('../recipes/tokenizer.ts')).tokenizerEncode,
+  },
+  'tokenizer decode': {
+    summary: 'turn token ids into text',
+    load: async () => (await import('../recipes/tokenizer.ts')).tokenizerDecode,
+  },
+  'tokenizer inspect': {
+    summary: 'show what a tokenizer is, and how it cuts a text',
+    load: async () => (await import('../recipes/tokenizer.ts')).tokenizerInspect,
+  },
   pretrain: {
     summary: 'train a model on token shards, from scratch or from given weights',
     load: async () => (await import('../recipes/pretrain.ts')).default,

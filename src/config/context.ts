@@ -47,13 +47,15 @@ export interface RunContext {
   /** Prints a line of result (standard output). */
   log(line: string): void
   /** Prints text as it is, such as a piece of a sample; the recipe ends its lines. */
-  write(text: string): void
+  write(text: string | Uint8Array): void
   /** Prints a line that is no result (standard error). */
   warn(line: string): void
   /** Shows `view` until stopped; log() and warn() print above it. */
   live(view: LiveView): LiveHandle
   /** A line typed by the user; undefined at its end (Ctrl-D, Ctrl-C on an empty line) or when nobody is there. */
   prompt(question: string): Promise<string | undefined>
+  /** All of standard input, to its end. */
+  readInput(): Promise<Uint8Array>
 
   /**
    * Aborted by the first Ctrl-C or a SIGTERM: finish the step, save, return. The second Ctrl-C ends the program.

@@ -34,8 +34,10 @@ export interface PrepareOptions {
   readonly appendEos?: boolean | undefined
   readonly maxTokensPerShard?: number | undefined
   readonly overwrite?: boolean | undefined
-  /** Called after every document. */
-  readonly onProgress?: ((progress: PrepareProgress) => void) | undefined
+  /** Called after every document, and waited for. */
+  readonly onProgress?: ((progress: PrepareProgress) => void | Promise<void>) | undefined
+  /** Once aborted, the next document ends the work with a DataError, and nothing is left behind. */
+  readonly signal?: AbortSignal | undefined
 }
 
 export interface PrepareProgress {
@@ -83,7 +85,12 @@ export async function prepareData(options: PrepareOptions): Promise<PreparedData
         progress.documents++
         progress.tokens += tokens.length
         progress.textBytes += textBytes
-        options.onProgress?.({ ...progress, source: document.source })
+        await options.onProgress?.({ ...progress, source: document.source })
+        if (options.signal?.aborted) {
+          throw new DataError(
+            `data: interrupted after ${progress.documents} documents; nothing was written, start again`,
+          )
+        }
       }
     }
     isHeldOut.checkAllFound()
@@ -184,13 +191,14 @@ class SplitWriter {
   }
 }
 
-interface HeldOut {
+export interface HeldOut {
   has(document: Document): boolean
   /** @throws DataError if a listed document was never seen */
   checkAllFound(): void
 }
 
-function holdOut(choice: ValidationChoice | undefined): HeldOut {
+/** The documents that `choice` holds out. */
+export function holdOut(choice: ValidationChoice | undefined): HeldOut {
   if (choice === undefined) return { has: () => false, checkAllFound: () => {} }
   if ('documents' in choice) {
     const missing = new Set(choice.documents)

@@ -1,7 +1,6 @@
 // trainyard demo: from nothing to a trained model to talk to, in a few minutes on a CPU: real text, a tokenizer, shards,
 // a plan, training with a live picture, bits per byte beside the compressors, samples, a prompt.
 import { existsSync } from 'node:fs'
-import { mkdir, writeFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
@@ -28,6 +27,7 @@ import { type Evaluation, Pretraining } from '../train/pretrain.ts'
 import { RunDir } from '../train/run-dir.ts'
 import { runSession } from '../train/session.ts'
 import { modelConfig, modelFromDepth, type RunSettings } from '../train/settings.ts'
+import { writeTokenizer } from './text-fields.ts'
 
 const VOCAB_SIZE = 4096
 const PROMPT = 'The people of the United States'
@@ -163,10 +163,7 @@ async function prepareDemo(
       corpus.train.map((document) => document.text),
       { vocabSize: VOCAB_SIZE },
     )
-    await mkdir(tokenizerFolder, { recursive: true })
-    for (const [name, content] of Object.entries(tokenizerFiles(tokenizer))) {
-      await writeFile(join(tokenizerFolder, name), content)
-    }
+    await writeTokenizer(tokenizer, tokenizerFolder)
     const seconds = () => `${((performance.now() - start) / 1000).toFixed(1)} s`
     context.log(
       `tokenizer: ${formatCount(VOCAB_SIZE)} tokens trained on the ${corpus.train.length} documents in ${seconds()}`,

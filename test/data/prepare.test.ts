@@ -30,7 +30,9 @@ function textsOf(folder: string): string[] {
 
 test('text goes in and comes out, with BOS, EOS, exact counts and progress', async () => {
   let calls = 0
-  const prepared = await prepareData(options({ prependBos: true, maxTokensPerShard: 500, onProgress: () => calls++ }))
+  const prepared = await prepareData(
+    options({ prependBos: true, maxTokensPerShard: 500, onProgress: () => void calls++ }),
+  )
   assert.equal(calls, TEXTS.length)
   assert.deepEqual(textsOf(prepared.trainDir), TEXTS)
   const dataset = TokenDataset.open(prepared.trainDir)

@@ -108,6 +108,7 @@ export default defineRecipe({
       title: 'demo: a small Llama learns from two centuries of addresses and a whale',
       maxSteps,
       stopAfterStep: 0,
+      evalFirst: false,
       evalEverySteps: 100,
       saveEverySteps: 100,
       keepLast: 2,

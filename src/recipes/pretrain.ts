@@ -2,7 +2,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
-import { readHfConfig } from '../checkpoint/hf-config.ts'
+import { type HfConfig, readHfConfig } from '../checkpoint/hf-config.ts'
 import { findModelFolder } from '../checkpoint/model-folder.ts'
 import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
@@ -46,6 +46,11 @@ const config = z.object({
     describe: 'optimizer steps; default from tokensPerParameter',
     unit: 'steps',
     example: 500,
+  }),
+  epochs: field(z.number().positive().optional(), {
+    describe: 'instead of maxSteps: how often to go through the data',
+    unit: 'epochs',
+    example: 1,
   }),
   tokensPerParameter: field(z.number().positive().default(20), {
     describe: 'tokens to train on for each parameter (Hoffmann et al. 2022)',
@@ -119,7 +124,7 @@ export default defineRecipe({
     { command: 'pretrain --data data/books --out runs/books --depth 4', does: 'train a model of four layers' },
     { command: 'pretrain --data data/books --out runs/books --depth 4 --resume', does: 'go on with it' },
     {
-      command: 'pretrain --data data/tales --init-from models/stories260K --out runs/tales --max-steps 50 --lr 1e-4',
+      command: 'pretrain --data data/tales --init-from models/stories260K --out runs/tales --epochs 1 --lr 1e-4',
       does: 'fine-tune a given model on a new text',
     },
   ],
@@ -148,7 +153,7 @@ export default defineRecipe({
       matmulPrecision: options.matmulPrecision,
       ...(options.threads !== undefined && { threads: options.threads }),
     })
-    const settings = resolveSettings(options, model, parameterEstimate(hfConfig))
+    const settings = resolveSettings(options, model, stepsOf(options, dataset, hfConfig))
     const training = await Pretraining.open({
       device,
       settings,
@@ -177,6 +182,7 @@ export default defineRecipe({
       title: `pretrain ${options.out}`,
       maxSteps: settings.schedule.maxSteps,
       stopAfterStep: options.stopAfterStep,
+      evalFirst: source !== undefined,
       evalEverySteps: options.evalEverySteps,
       saveEverySteps: options.saveEverySteps,
       keepLast: options.keepLast,
@@ -192,10 +198,13 @@ export default defineRecipe({
       )
       return
     }
-    const { evaluation } = result
+    const { evaluation, firstEvaluation } = result
     if (evaluation !== undefined) {
+      const before =
+        firstEvaluation &&
+        ` (before training ${firstEvaluation.loss.toFixed(4)} and ${firstEvaluation.bitsPerByte.toFixed(4)})`
       context.log(
-        `validation: loss ${evaluation.loss.toFixed(4)} nats per token, ${evaluation.bitsPerByte.toFixed(4)} bits per byte over ${formatBytes(evaluation.bytes)}`,
+        `validation: loss ${evaluation.loss.toFixed(4)} nats per token, ${evaluation.bitsPerByte.toFixed(4)} bits per byte over ${formatBytes(evaluation.bytes)}${before ?? ''}`,
       )
     }
     if (result.seconds > 0) {
@@ -213,9 +222,19 @@ function modelSettings({ model, depth, seqLen }: Config): ModelSettings {
   return modelFromDepth(depth, seqLen, given)
 }
 
-function resolveSettings(options: Config, model: ModelSettings, parameters: number): RunSettings {
+/** Length of the run: as given, a number of epochs, or tokens in proportion to the parameters. */
+function stepsOf(options: Config, dataset: TokenDataset, config: HfConfig): number {
+  const { maxSteps, epochs, batchTokens } = options
+  if (maxSteps !== undefined && epochs !== undefined) {
+    throw new ConfigError('pretrain: expected maxSteps or epochs, got both; leave one out')
+  }
+  if (maxSteps !== undefined) return maxSteps
+  if (epochs !== undefined) return Math.max(1, Math.round((epochs * dataset.totalTokens) / batchTokens))
+  return Math.max(1, Math.round((options.tokensPerParameter * parameterEstimate(config)) / batchTokens))
+}
+
+function resolveSettings(options: Config, model: ModelSettings, maxSteps: number): RunSettings {
   const { seqLen, batchTokens, microBatchSize, packing, seed, dropout, recompute, gradClip, lr } = options
-  const maxSteps = options.maxSteps ?? Math.max(1, Math.round((options.tokensPerParameter * parameters) / batchTokens))
   return {
     model,
     seqLen,
@@ -246,7 +265,7 @@ function resolveSettings(options: Config, model: ModelSettings, parameters: numb
 }
 
 /** Matrices of the layers and the embedding: what the horizon is a multiple of. */
-function parameterEstimate(config: ReturnType<typeof readHfConfig>): number {
+function parameterEstimate(config: HfConfig): number {
   const { hiddenSize: width, numHiddenLayers, vocabSize, intermediateSize } = config
   const mlp = config.modelType === 'llama' ? 3 : 2
   return vocabSize * width + numHiddenLayers * (4 * width * width + mlp * width * intermediateSize)

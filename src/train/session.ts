@@ -13,6 +13,8 @@ export interface SessionOptions {
   maxSteps: number
   /** Stop after this step as if asked to, with a checkpoint (0: never). */
   stopAfterStep: number
+  /** Evaluate the given weights before the first step: what fine-tuning is measured against. */
+  evalFirst: boolean
   /** 0: only at the end. */
   evalEverySteps: number
   saveEverySteps: number
@@ -30,6 +32,8 @@ export interface SessionResult {
   isFinished: boolean
   lastReport: StepReport | undefined
   evaluation: Evaluation | undefined
+  /** Before the first step, where that was asked for and this session made it. */
+  firstEvaluation: Evaluation | undefined
   /** Wall seconds of training steps, and tokens trained in them. */
   seconds: number
   tokens: number
@@ -56,6 +60,7 @@ export async function runSession(
     isFinished: true,
     lastReport: undefined,
     evaluation: undefined,
+    firstEvaluation: undefined,
     seconds: 0,
     tokens: 0,
   }
@@ -84,25 +89,26 @@ export async function runSession(
     frame: (size) => renderTraining(status(), { ...size, color: context.hasColor }),
     line: () => trainingLine(status()),
   }
-  const evaluate = async (documents: readonly number[] | undefined): Promise<void> => {
-    if (options.validation === undefined) return
+  const evaluate = async (documents: readonly number[] | undefined): Promise<Evaluation | undefined> => {
+    if (options.validation === undefined) return undefined
     const evaluation = await training.evaluate(options.validation, {
       ...(documents && { documents }),
       turn: context.turn.bind(context),
     })
-    if (documents === undefined) result.evaluation = evaluation
     valLosses.push({ x: training.stepsDone, y: evaluation.loss })
     run.appendMetrics({
       step: training.stepsDone,
       'val/loss': evaluation.loss,
       'val/bpb': evaluation.bitsPerByte,
     })
+    return evaluation
   }
   const isDue = (every: number): boolean => every > 0 && training.stepsDone % every === 0
 
   const live = context.live(view)
   let savedAt = -1
   try {
+    if (options.evalFirst && training.stepsDone === 0) result.firstEvaluation = await evaluate(undefined)
     while (training.stepsDone < maxSteps) {
       if (context.signal.aborted || (options.stopAfterStep > 0 && training.stepsDone >= options.stopAfterStep)) {
         result.isFinished = false
@@ -134,7 +140,7 @@ export async function runSession(
       }
     }
     if (savedAt !== training.stepsDone) await training.save(run, options.keepLast)
-    if (result.isFinished) await evaluate(undefined)
+    if (result.isFinished) result.evaluation = await evaluate(undefined)
   } finally {
     live.stop()
   }

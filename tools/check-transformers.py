@@ -1,0 +1,219 @@
+"""Checks, both ways, that models of Trainyard and of transformers are the same: logits, greedy tokens, tokenizers.
+
+    python tools/check-transformers.py [--stories FOLDER]
+
+Needs torch and transformers in this Python, and the project's kernels built. --stories names a folder with llama2.c's
+stories260K.bin, tok512.bin and the text stories260K-greedy-200-steps.txt. Makes its models in a temporary folder,
+downloads nothing. Prints a table, then "N passed, N failed", and ends with exit code 1 if anything failed.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NODE = ROOT / "node_modules/.bin/node"
+TOLERANCE = 1e-4
+GREEDY = 64
+TEXT = "The State of the Union, 1862: it's \u00e9t\u00e9,\tand 12345 caf\u00e9s \U0001f600.\n\nNothing else <|endoftext|> matters  "
+
+torch.set_num_threads(2)
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+rows = []
+
+
+def trainyard(*words):
+    result = subprocess.run([NODE, ROOT / "tools/trainyard.mjs", *map(str, words)], capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"trainyard {' '.join(map(str, words))}: {result.stderr.strip()}")
+    return result.stdout
+
+
+def ours(folder, ids, count=GREEDY):
+    """Logits [tokens, vocabulary] and greedy tokens, from tools/model-outputs.ts."""
+    logits = pathlib.Path(folder).parent / "logits.bin"
+    command = [NODE, ROOT / "tools/model-outputs.ts", folder, logits, str(count), *map(str, ids)]
+    greedy = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return torch.from_numpy(np.fromfile(logits, np.float32)).view(len(ids), -1), greedy
+
+
+def theirs(folder, ids, count=GREEDY):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        prompt = torch.tensor([ids])
+        logits = model(prompt).logits[0]
+        made = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            eos_token_id=None,
+            pad_token_id=0,
+        )[0, len(ids) :].tolist()
+    return logits, made
+
+
+def record(name, detail, passed):
+    rows.append(passed)
+    print(f"{'ok' if passed else 'FAILED':6}  {name:50}  {detail}", flush=True)
+
+
+def compare(name, a, b, expect_equal=True):
+    """a and b are (logits, greedy) of the two sides; a planted fault must differ."""
+    error = (a[0] - b[0]).abs().max().item()
+    same = sum(x == y for x, y in zip(a[1], b[1], strict=True))
+    is_equal = error <= TOLERANCE and a[1] == b[1]
+    scale = b[0].abs().max().item()
+    record(name, f"logits differ by {error:.1e} of {scale:.1f}, {same} of {len(b[1])} greedy tokens equal", is_equal == expect_equal)
+
+
+def prompt_ids(vocab_size, length=37):
+    return [(7 * i * i + 3 * i + 11) % vocab_size for i in range(length)]
+
+
+def random_model(kind, vocab_size=211):
+    torch.manual_seed(20261124)
+    if kind.startswith("gpt2"):
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, n_positions=128, n_embd=48, n_layer=3, n_head=4))
+    else:
+        config = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=64,
+            intermediate_size=144,
+            num_hidden_layers=3,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            tie_word_embeddings="untied" not in kind,
+            rope_theta=10000.0,
+        )
+        if "llama3" in kind:
+            scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+            config.rope_parameters = {**scaling, "original_max_position_embeddings": 32, "rope_theta": 500000.0}
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            # Wide enough that logits differ and greedy decoding does not sit on ties.
+            weight.copy_(1 + 0.1 * torch.randn_like(weight) if weight.dim() == 1 and "bias" not in name else 0.12 * torch.randn_like(weight))
+    return model.to(torch.bfloat16) if "bf16" in kind else model
+
+
+def from_transformers(kind, folder):
+    model = random_model(kind)
+    model.save_pretrained(folder / "theirs")
+    trainyard("import", "hf", folder / "theirs", "--out", folder / "ours")
+    ids = prompt_ids(model.config.vocab_size)
+    reference = theirs(folder / "theirs", ids)
+    compare(f"{kind}: written by transformers, read by us", ours(folder / "theirs", ids), reference)
+    compare(f"{kind}: imported by us, read by both", ours(folder / "ours", ids), theirs(folder / "ours", ids))
+    compare(f"{kind}: before and after the import", theirs(folder / "ours", ids), reference)
+
+
+def planted_fault(folder):
+    """Query rows in llama2.c's rotary order, which a folder must not have: the comparison has to notice."""
+    random_model("llama").save_pretrained(folder / "good")
+    random_model("llama").save_pretrained(folder / "bad")
+    weights = load_file(folder / "bad/model.safetensors")
+    for name in list(weights):
+        if name.endswith("q_proj.weight"):
+            width = weights[name].shape[1]
+            weights[name] = weights[name].view(8, 2, 4, width).transpose(1, 2).reshape(64, width).contiguous()
+    save_file(weights, folder / "bad/model.safetensors", metadata={"format": "pt"})
+    ids = prompt_ids(211)
+    compare("planted fault: rotary order of q", ours(folder / "bad", ids), theirs(folder / "good", ids), expect_equal=False)
+
+
+def from_training(family, folder):
+    """A model trained here, its tokenizer too, exported and read by transformers."""
+    text = sorted((ROOT / "docs").glob("*.md"))
+    trainyard("data", "prepare", *text, "--split", "blank-lines", "--train-tokenizer", 400, "--out", folder / "data")
+    small = ["--depth", 2, "--model.hidden-size", 64, "--model.num-attention-heads", 4, "--seq-len", 96]
+    small += ["--batch-tokens", 1536, "--micro-batch-size", 16, "--max-steps", 60, "--warmup-steps", 5, "--lr", 3e-3]
+    grouped = ["--model.num-key-value-heads", 2] if family == "llama" else []
+    options = ["--model.family", family, *small, *grouped]
+    trainyard("pretrain", "--data", folder / "data", "--out", folder / "run", *options)
+    for dtype in ("f32", "bf16"):
+        out = folder / f"export-{dtype}"
+        trainyard("export", "hf", folder / "run", "--out", out, "--dtype", dtype)
+        tokenizer = AutoTokenizer.from_pretrained(out)
+        # With the BOS token that training put before every document; the context is 96 tokens.
+        ids = [tokenizer.bos_token_id, *tokenizer.encode("The first of them is a kernel", add_special_tokens=False)][:24]
+        compare(f"{family}: trained and exported by us, {dtype}", ours(out, ids), theirs(out, ids))
+    mine = json.loads(trainyard("tokenizer", "encode", out, "--text", TEXT, "--json"))
+    same = tokenizer.encode(TEXT, add_special_tokens=False) == mine and tokenizer.decode(mine) == TEXT
+    record(f"{family}: its tokenizer", f"{len(mine)} ids equal, and the text again" if same else f"{mine[:20]} differ", same)
+
+
+def stories(source, folder):
+    model = folder / "stories"
+    trainyard("import", "llama2c", source / "stories260K.bin", "--tokenizer", source / "tok512.bin", "--out", model)
+    expected = (source / "stories260K-greedy-200-steps.txt").read_text().rstrip("\n")
+    made = trainyard("generate", model, "--temperature", 0, "--max-new-tokens", 200)
+    record("stories260K: text of 200 steps, by us", f"{len(expected)} characters", made.rstrip("\n") == expected)
+    again = folder / "again"
+    trainyard("export", "hf", model, "--out", again)
+    tokenizer = AutoTokenizer.from_pretrained(again)
+    logits, made = theirs(again, [tokenizer.bos_token_id], 200)
+    text = tokenizer.decode(made, skip_special_tokens=True).strip()
+    record("stories260K: exported, by transformers", f"{len(text)} characters", text == expected.strip())
+    compare("stories260K: logits and greedy tokens", ours(again, [1], 200), (logits, made))
+    finetuned(model, folder)
+
+
+def finetuned(model, folder):
+    """One epoch on a text of another kind, the project's own documents: its held-out tenth must become likelier."""
+    text = sorted((ROOT / "docs").glob("*.md"))
+    split = ["--split", "blank-lines", "--validation-fraction", 0.1]
+    trainyard("data", "prepare", *text, *split, "--tokenizer", model, "--out", folder / "data")
+    small = ["--seq-len", 128, "--batch-tokens", 1024, "--micro-batch-size", 8, "--warmup-steps", 3, "--lr", 1e-3]
+    run = folder / "finetuned"
+    said = trainyard("pretrain", "--data", folder / "data", "--init-from", model, "--out", run, "--epochs", 1, *small)
+    after, before = map(float, re.search(r"validation: loss ([\d.]+) .*before training ([\d.]+)", said).groups())
+    record("stories260K: fine-tuned one epoch", f"held-out loss {before} -> {after}", after < before - 0.5)
+    trainyard("export", "hf", run, "--out", folder / "export")
+    prompt = "The first"
+    made = trainyard("generate", folder / "export", "--prompt", prompt, "--temperature", 0, "--max-new-tokens", GREEDY)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "export")
+    ids = [tokenizer.bos_token_id, *tokenizer.encode(prompt, add_special_tokens=False)]
+    _, theirs_made = theirs(folder / "export", ids)
+    text = tokenizer.decode([*ids, *theirs_made], skip_special_tokens=True)
+    record("stories260K: fine-tuned, text by transformers", f"{len(text)} characters", text.strip() == made.strip())
+    compare("stories260K: fine-tuned, logits and tokens", ours(folder / "export", ids), theirs(folder / "export", ids))
+
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--stories", type=pathlib.Path, help="folder with stories260K.bin, tok512.bin and its published text")
+arguments = parser.parse_args()
+print(f"torch {torch.__version__}, transformers {transformers.__version__}, tolerance {TOLERANCE}")
+with tempfile.TemporaryDirectory(prefix="trainyard-transformers-") as temporary:
+
+    def new_folder(name):
+        path = pathlib.Path(temporary) / name
+        path.mkdir()
+        return path
+
+    for kind in ("gpt2", "llama", "llama-untied", "llama-bf16", "llama3-rope"):
+        from_transformers(kind, new_folder(kind))
+    planted_fault(new_folder("fault"))
+    for family in ("llama", "gpt2"):
+        from_training(family, new_folder(f"trained-{family}"))
+    if arguments.stories is not None:
+        stories(arguments.stories, new_folder("stories260K"))
+print(f"{sum(rows)} passed, {len(rows) - sum(rows)} failed")
+sys.exit(0 if all(rows) else 1)

@@ -1,4 +1,4 @@
-// Command-line arguments of one recipe into configuration values. Accepts --microBatchSize 8, --micro-batch-size=8,
+// Command-line arguments of one recipe into configuration values. Accepts --micro-batch-size=8, --microBatchSize 8,
 // --flag/--no-flag, dotted keys (--model.hiddenSize 256), repeated or comma-separated lists. Values are checked elsewhere.
 import { ConfigError } from '../core/errors.ts'
 import { type Field, isBoolean } from './field.ts'
@@ -98,6 +98,11 @@ function splitFlag(token: string): Argument {
   return { name: token.slice(2, equals), value: token.slice(equals + 1) }
 }
 
+/** How a key is written on the command line: 'model.hiddenSize' -> '--model.hidden-size'. */
+export function flagName(key: string): string {
+  return `--${key.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
+}
+
 /** 'model.hidden-size' -> 'model.hiddenSize'. */
 function camelKey(name: string): string {
   return name.replaceAll(/-([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())
@@ -136,7 +141,7 @@ function fieldValue(recipe: string, field: Field, texts: readonly string[]): unk
   if (field.node.type === 'array') return texts.flatMap((text) => parseText(text, field.node) as unknown[])
   if (texts.length > 1) {
     throw new ConfigError(
-      `${recipe}: --${field.key} was given ${texts.length} times (${texts.join(', ')}); give it once`,
+      `${recipe}: ${flagName(field.key)} was given ${texts.length} times (${texts.join(', ')}); give it once`,
     )
   }
   return parseText(texts[0]!, field.node)
@@ -146,14 +151,16 @@ function unknownOption(recipe: string, token: string, name: string, fields: read
   const shown = token.split('=')[0]!
   const group = fields.filter((field) => field.key.startsWith(`${camelKey(name)}.`))
   if (group.length > 0) {
-    return new ConfigError(`${recipe}: ${shown} is a group of options: set one of its keys, such as --${group[0]!.key}`)
+    return new ConfigError(
+      `${recipe}: ${shown} is a group of options: set one of its keys, such as ${flagName(group[0]!.key)}`,
+    )
   }
   const known = [...fields.map((field) => field.key), ...Object.keys(COMMON_FLAGS)]
-  const withoutNo = name.startsWith('no-') ? suggest(name.slice(3), known) : undefined
-  const hint = withoutNo !== undefined ? '' : didYouMean(name, known, (key) => `--${key}`)
+  const withoutNo = name.startsWith('no-') ? suggest(camelKey(name.slice(3)), known) : undefined
+  const hint = withoutNo !== undefined ? '' : didYouMean(camelKey(name), known, flagName)
   const more =
     withoutNo !== undefined
-      ? `; --${withoutNo} is not an on/off option, give it a value`
+      ? `; ${flagName(withoutNo)} is not an on/off option, give it a value`
       : hint || `; "trainyard ${recipe} --help" lists the options`
   return new ConfigError(`unknown option ${shown} for ${recipe}${more}`)
 }

@@ -1,6 +1,6 @@
 // The help text of a recipe: usage, examples, and a table of options with units and defaults, at most 100 columns wide.
 import { type Field, isBoolean } from './field.ts'
-import { COMMON_FLAGS, placeholder } from './flags.ts'
+import { COMMON_FLAGS, flagName, placeholder } from './flags.ts'
 import type { Recipe } from './recipe.ts'
 
 const WIDTH = 100
@@ -58,7 +58,7 @@ interface Row {
 function optionTable(recipe: Recipe, width: number): string[] {
   const groups = Map.groupBy(recipe.fields, (field) => field.key.split('.').slice(0, -1).join('.'))
   const common = Object.entries(COMMON_FLAGS).map(([name, [value, describe]]) =>
-    row(`--${name} ${value}`, '', describe),
+    row(`${flagName(name)} ${value}`, '', describe),
   )
   const tables: [string, Row[]][] = [...groups].map(([group, fields]) => [
     group === '' ? 'Options' : `Options of ${group} (in a file: keys under "${group}:")`,
@@ -93,9 +93,12 @@ function row(flag: string, preset: string, describe: string): Row {
 }
 
 function flagText(field: Field, recipe: Recipe): string {
-  if (isBoolean(field.node)) return field.default === true ? `--no-${field.key}` : `--${field.key}`
-  const flag = `--${field.key} ${placeholder(field)}`
-  return (recipe.positional as readonly string[]).includes(field.key) ? `[--${field.key}] ${placeholder(field)}` : flag
+  if (isBoolean(field.node))
+    return field.default === true ? flagName(field.key).replace('--', '--no-') : flagName(field.key)
+  const flag = `${flagName(field.key)} ${placeholder(field)}`
+  return (recipe.positional as readonly string[]).includes(field.key)
+    ? `[${flagName(field.key)}] ${placeholder(field)}`
+    : flag
 }
 
 function defaultText(field: Field): string {
@@ -108,7 +111,7 @@ function defaultText(field: Field): string {
 }
 
 function footnote(recipe: Recipe): string {
-  const notes = ['Names may also be written with dashes: --micro-batch-size for --microBatchSize.']
+  const notes = ['In files the names have no dashes: microBatchSize for --micro-batch-size; here both are good.']
   if (recipe.fields.some((field) => field.node.type === 'array')) {
     notes.push('A list is separated by commas, or its option repeated.')
   }

@@ -6,7 +6,7 @@ import { parseDocument } from 'yaml'
 import type { z } from 'zod'
 import { ConfigError } from '../core/errors.ts'
 import { exampleOf, expectation, type Field, inputSchema, listFields, type SchemaNode } from './field.ts'
-import { refuseUnknownKeys } from './flags.ts'
+import { flagName, refuseUnknownKeys } from './flags.ts'
 import { getKey, isObject, type JsonObject, overlay } from './values.ts'
 
 /** Values from one place. A later layer wins over an earlier one. */
@@ -91,9 +91,9 @@ function refusal(
   const unit = field.unit === undefined ? '' : ` (${field.unit})`
   const expected = (field.node.enum ?? []).length > 8 ? issue.message : expectation(field.node)
   const example = exampleOf(field)
-  const exampleText = example === undefined ? '' : `; for example --${field.key} ${example}`
+  const exampleText = example === undefined ? '' : `; for example ${flagName(field.key)} ${example}`
   if (value === undefined)
-    return `${recipe} needs --${field.key}, ${field.description}: ${expected}${unit}${exampleText}`
+    return `${recipe} needs ${flagName(field.key)}, ${field.description}: ${expected}${unit}${exampleText}`
   // A string field may have a rule of its own, such as a pattern, which expectation() does not put into words.
   const rule = issue.code === 'invalid_format' ? ` (${issue.message})` : ''
   return `${spelled} must be ${expected}${unit}${rule}, got ${JSON.stringify(value)}${exampleText}`
@@ -103,6 +103,6 @@ function refusal(
 function spell(recipe: string, key: string, layers: readonly ConfigLayer[]): string {
   const source = layers.findLast((layer) => getKey(layer.values, key.split('.')) !== undefined)?.source
   if (key === '') return recipe
-  if (source === undefined || source === 'flags') return `${recipe}: --${key}`
+  if (source === undefined || source === 'flags') return `${recipe}: ${flagName(key)}`
   return `${source}: ${key}`
 }

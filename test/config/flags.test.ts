@@ -47,11 +47,11 @@ test('flags of every verb', () => {
 const REFUSED: readonly [argv: string[], sentence: string][] = [
   [['--leraning-rate', '1'], 'unknown option --leraning-rate for sample; did you mean --lr?'],
   [['--learning_rate=1'], 'unknown option --learning_rate for sample; did you mean --lr?'],
-  [['--microBatch', '1'], 'unknown option --microBatch for sample; did you mean --microBatchSize?'],
-  [['--hidden-size', '1'], 'unknown option --hidden-size for sample; did you mean --model.hiddenSize?'],
+  [['--microBatch', '1'], 'unknown option --microBatch for sample; did you mean --micro-batch-size?'],
+  [['--hidden-size', '1'], 'unknown option --hidden-size for sample; did you mean --model.hidden-size?'],
   [['--zzzzzz'], 'unknown option --zzzzzz for sample; "trainyard sample --help" lists the options'],
   [['--no-lr'], 'unknown option --no-lr for sample; --lr is not an on/off option, give it a value'],
-  [['--model', 'x'], 'sample: --model is a group of options: set one of its keys, such as --model.hiddenSize'],
+  [['--model', 'x'], 'sample: --model is a group of options: set one of its keys, such as --model.hidden-size'],
   [['-n', '1'], 'unknown option -n for sample; "trainyard sample --help" lists the options'],
   [['--lr'], 'sample: --lr needs a value, as in --lr <number>'],
   [

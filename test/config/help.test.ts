@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { inputSchema } from '../../src/config/field.ts'
+import { flagName } from '../../src/config/flags.ts'
 import { recipeHelp, wrap } from '../../src/config/help.ts'
 import { sample } from './sample.ts'
 
@@ -10,16 +11,16 @@ const lines = recipeHelp(sample).split('\n')
 test('help names every option with its default, unit and description', () => {
   const text = lines.join('\n')
   for (const { key, description } of sample.fields) {
-    assert.match(text, new RegExp(`--(no-)?${key.replace('.', '\\.')}\\b`), key)
+    assert.match(text, new RegExp(`--(no-)?${flagName(key).slice(2).replace('.', '\\.')}\\b`), key)
     assert.ok(text.includes(description), description)
   }
   const line = (start: string): string => lines.find((candidate) => candidate.trim().startsWith(start)) ?? ''
   assert.match(line('--lr'), /^ {2}--lr <number> +0\.0003 +highest learning rate$/)
-  assert.match(line('--maxSteps'), /^ {2}--maxSteps <steps> +- +optimizer steps$/)
+  assert.match(line('--max-steps'), /^ {2}--max-steps <steps> +- +optimizer steps$/)
   assert.match(line('--packing'), /^ {2}--packing packed\|windows +packed +how rows are filled$/)
   assert.match(line('--resume'), /^ {2}--resume +off +go on from a checkpoint$/)
   assert.match(line('--no-shuffle'), /^ {2}--no-shuffle +on +mix the documents$/)
-  assert.match(line('--model.hiddenSize'), /^ {2}--model\.hiddenSize <channels> +64 channels +width$/)
+  assert.match(line('--model.hidden-size'), /^ {2}--model\.hidden-size <channels> +64 channels +width$/)
   assert.match(line('[--files]'), /^ {2}\[--files\] <text,\.\.\.> +- +texts to read$/)
 })
 

@@ -62,11 +62,11 @@ const BAD_VALUES: readonly [argv: string[], sentence: string][] = [
   [['--lr=-1'], 'sample: --lr must be a number, above 0, got -1; for example --lr 0.0003'],
   [
     ['--microBatchSize', '2.5'],
-    'sample: --microBatchSize must be a whole number from 1 to 64, got 2.5; for example --microBatchSize 4',
+    'sample: --micro-batch-size must be a whole number from 1 to 64, got 2.5; for example --micro-batch-size 4',
   ],
   [
     ['--maxSteps', '0'],
-    'sample: --maxSteps must be a whole number, at least 1 (steps), got 0; for example --maxSteps 500',
+    'sample: --max-steps must be a whole number, at least 1 (steps), got 0; for example --max-steps 500',
   ],
   [
     ['--packing', 'loose'],
@@ -77,7 +77,7 @@ const BAD_VALUES: readonly [argv: string[], sentence: string][] = [
   [['--seed', 'x'], 'sample: --seed must be a whole number or "random", got "x"; for example --seed 42'],
   [
     ['--model.hiddenSize', 'x'],
-    'sample: --model.hiddenSize must be a whole number, at least 1 (channels), got "x"; for example --model.hiddenSize 64',
+    'sample: --model.hidden-size must be a whole number, at least 1 (channels), got "x"; for example --model.hidden-size 64',
   ],
 ]
 

@@ -88,7 +88,8 @@ function factList(status: TrainingStatus): Fact[] {
   if (valLoss !== undefined) facts.push(['val', valLoss.y.toFixed(4)])
   if (lr !== undefined) facts.push(['lr', lr.toExponential(2)])
   if (gradNorm !== undefined) facts.push(['grad', gradNorm.toFixed(3)])
-  facts.push(['tokens', formatCount(status.tokens)], ['speed', `${formatCount(status.tokensPerSecond)} tok/s`])
+  facts.push(['tokens', formatCount(status.tokens)])
+  if (status.tokensPerSecond > 0) facts.push(['speed', `${formatCount(status.tokensPerSecond)} tok/s`])
   if (peakShare !== undefined) facts.push(['of peak', formatPercent(peakShare)])
   if (memoryBytes !== undefined) {
     const total = memoryTotalBytes === undefined ? '' : ` of ${formatBytes(memoryTotalBytes)}`

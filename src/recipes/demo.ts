@@ -16,16 +16,17 @@ import { loadTokenizer, tokenizerFiles } from '../data/tokenizer/load.ts'
 import type { Tokenizer } from '../data/tokenizer/tokenizer.ts'
 import { trainTokenizer } from '../data/tokenizer/train.ts'
 import { renderBarChart } from '../display/chart.ts'
-import { formatBytes, formatCount, formatDuration, formatPercent } from '../display/format.ts'
+import { formatBytes, formatCount, formatDuration } from '../display/format.ts'
 import { DecodingSession, generate } from '../infer/generate.ts'
 import { promptIds } from '../infer/load.ts'
 import { completionPrompt } from '../infer/prompt-loop.ts'
 import { GREEDY } from '../infer/sampler.ts'
 import { openDevice } from '../open.ts'
+import { MeasuredPeak } from '../train/measured-peak.ts'
 import { describePlan } from '../train/plan-report.ts'
 import { type Evaluation, Pretraining } from '../train/pretrain.ts'
 import { RunDir } from '../train/run-dir.ts'
-import { runSession } from '../train/session.ts'
+import { runSession, speedSentence } from '../train/session.ts'
 import { modelConfig, modelFromDepth, type RunSettings } from '../train/settings.ts'
 import { writeTokenizer } from './text-fields.ts'
 
@@ -69,7 +70,7 @@ export default defineRecipe({
     const started = performance.now()
     const folder = resolve(context.cwd, out)
     const device = await openDevice('cpu', threads === undefined ? {} : { threads })
-    const peakBefore = device.measurePeakFlops().f32
+    const peak = new MeasuredPeak(device)
     const corpus = await loadDemoCorpus({ cacheDir: join(homedir(), '.cache', 'trainyard', 'demo') })
     for (const { name, version, bytes, licence } of corpus.sources) {
       context.log(`text: ${name}@${version}, ${formatBytes(bytes)} (${licence})`)
@@ -95,10 +96,9 @@ export default defineRecipe({
           : `trained already, ${training.stepsDone} steps; remove ${out} to start anew`,
       )
     }
-    // Twice, some seconds apart: on a shared machine one measurement may be disturbed, and only downwards.
-    const peak = Math.max(peakBefore, device.measurePeakFlops().f32)
+    peak.measureAgain()
     if (training.stepsDone < maxSteps) {
-      const plan = describePlan(training, maxSteps, peak)
+      const plan = describePlan(training, maxSteps, peak.flops)
       for (const line of plan.lines) context.log(line)
       await run.writePlan(plan.json)
     }
@@ -114,7 +114,7 @@ export default defineRecipe({
       keepLast: 2,
       validation: heldOut,
       evalDocuments: [0, 1],
-      peakFlops: peak,
+      peak,
       hint: 'Ctrl-C: checkpoint and stop; the same command goes on',
     })
     if (!result.isFinished) {
@@ -123,12 +123,7 @@ export default defineRecipe({
       )
       return
     }
-    if (result.seconds > 0) {
-      const share = ((result.tokens / settings.batchTokens) * training.flopsPerStep) / result.seconds / peak
-      context.log(
-        `trained ${formatCount(result.tokens)} tokens in ${formatDuration(result.seconds)}: ${formatCount(result.tokens / result.seconds)} tok/s, ${formatPercent(share)} of the measured peak`,
-      )
-    }
+    if (result.seconds > 0) context.log(speedSentence(result))
     await compare(result.evaluation!, corpus, context)
     const { model } = training.step
     for (const temperature of TEMPERATURES) {

@@ -8,12 +8,13 @@ import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
 import { ConfigError } from '../core/errors.ts'
 import { TokenDataset } from '../data/dataset.ts'
-import { formatBytes, formatCount, formatDuration, formatPercent } from '../display/format.ts'
+import { formatBytes } from '../display/format.ts'
 import { openDevice } from '../open.ts'
+import { MeasuredPeak } from '../train/measured-peak.ts'
 import { describePlan } from '../train/plan-report.ts'
 import { Pretraining } from '../train/pretrain.ts'
 import { RunDir } from '../train/run-dir.ts'
-import { runSession } from '../train/session.ts'
+import { runSession, speedSentence } from '../train/session.ts'
 import { type ModelSettings, modelConfig, modelFromDepth, type RunSettings } from '../train/settings.ts'
 
 const whole = z.number().int().min(1)
@@ -173,8 +174,8 @@ export default defineRecipe({
       for (const note of await training.resume(run)) context.warn(note)
       context.log(`going on from step ${training.stepsDone}`)
     }
-    const peak = device.measurePeakFlops().f32
-    const plan = describePlan(training, settings.schedule.maxSteps, peak)
+    const peak = new MeasuredPeak(device)
+    const plan = describePlan(training, settings.schedule.maxSteps, peak.flops)
     for (const line of plan.lines) context.log(line)
     await run.writePlan(plan.json)
     const result = await runSession(training, context, {
@@ -189,7 +190,7 @@ export default defineRecipe({
       validation,
       evalDocuments:
         validation && Array.from({ length: Math.min(options.evalDocuments, validation.documentCount) }, (_, i) => i),
-      peakFlops: peak,
+      peak,
       hint: 'Ctrl-C: checkpoint and stop',
     })
     if (!result.isFinished) {
@@ -207,12 +208,7 @@ export default defineRecipe({
         `validation: loss ${evaluation.loss.toFixed(4)} nats per token, ${evaluation.bitsPerByte.toFixed(4)} bits per byte over ${formatBytes(evaluation.bytes)}${before ?? ''}`,
       )
     }
-    if (result.seconds > 0) {
-      const share = ((result.tokens / settings.batchTokens) * training.flopsPerStep) / result.seconds / peak
-      context.log(
-        `trained ${formatCount(result.tokens)} tokens in ${formatDuration(result.seconds)}: ${formatCount(result.tokens / result.seconds)} tok/s, ${formatPercent(share)} of the measured peak`,
-      )
-    }
+    if (result.seconds > 0) context.log(speedSentence(result))
     context.log(`the model is in ${options.out}; talk to it with: trainyard generate ${options.out} --prompt "..."`)
   },
 })

@@ -3,7 +3,9 @@
 import { totalmem } from 'node:os'
 import type { LiveView, RunContext } from '../config/context.ts'
 import type { TokenDataset } from '../data/dataset.ts'
+import { formatCount, formatDuration, formatPercent } from '../display/format.ts'
 import { renderTraining, type TrainingStatus, trainingLine } from '../display/training.ts'
+import type { MeasuredPeak } from './measured-peak.ts'
 import type { Evaluation, Pretraining, StepReport } from './pretrain.ts'
 import type { RunDir } from './run-dir.ts'
 
@@ -22,8 +24,8 @@ export interface SessionOptions {
   validation: TokenDataset | undefined
   /** Documents of an evaluation during training (default all). */
   evalDocuments: readonly number[] | undefined
-  /** Measured peak of the device in FLOP/s, for the percentage. */
-  peakFlops: number | undefined
+  /** Of the device, for the percentage; measured again when it was plainly disturbed, and at the end. */
+  peak: MeasuredPeak | undefined
   hint: string
 }
 
@@ -37,10 +39,14 @@ export interface SessionResult {
   /** Wall seconds of training steps, and tokens trained in them. */
   seconds: number
   tokens: number
+  /** FLOP/s of those steps as a part of the peak. */
+  peakShare: number | undefined
 }
 
 /** Speed is averaged over this many of the last steps. */
 const RECENT_STEPS = 20
+/** A peak that must be wrong is measured again this often at most. */
+const MEASURE_EVERY_STEPS = 10
 
 /** Trains from where `training` stands to `maxSteps`. */
 export async function runSession(
@@ -48,7 +54,7 @@ export async function runSession(
   context: RunContext,
   options: SessionOptions,
 ): Promise<SessionResult> {
-  const { run, maxSteps } = options
+  const { run, maxSteps, peak } = options
   const { seqLen, batchTokens } = training.settings
   const history = run.metrics()
   const losses = history.flatMap((m) =>
@@ -63,6 +69,7 @@ export async function runSession(
     firstEvaluation: undefined,
     seconds: 0,
     tokens: 0,
+    peakShare: undefined,
   }
   const started = performance.now()
   const status = (): TrainingStatus => {
@@ -77,7 +84,7 @@ export async function runSession(
       ...(report && { lr: report.lr, gradNorm: report.gradNorm }),
       tokens: training.stepsDone * batchTokens,
       tokensPerSecond: mean > 0 ? batchTokens / mean : 0,
-      ...(options.peakFlops && mean > 0 && { peakShare: training.flopsPerStep / mean / options.peakFlops }),
+      ...(peak && mean > 0 && { peakShare: training.flopsPerStep / mean / peak.flops }),
       memoryBytes: process.memoryUsage().rss,
       memoryTotalBytes: totalmem(),
       elapsedSeconds: (performance.now() - started) / 1000,
@@ -116,6 +123,9 @@ export async function runSession(
       }
       const report = await training.trainStep(context.turn.bind(context))
       result.lastReport = report
+      // No step is faster than the peak: it was measured while something else ran.
+      const isTooFast = peak?.isRoof && training.flopsPerStep / report.seconds > peak.flops
+      if (isTooFast && report.step % MEASURE_EVERY_STEPS === 1) peak.measureAgain()
       result.seconds += report.seconds
       result.tokens += batchTokens
       losses.push({ x: report.step, y: report.loss })
@@ -144,19 +154,25 @@ export async function runSession(
   } finally {
     live.stop()
   }
+  if (peak !== undefined && result.seconds > 0) {
+    peak.measureAgain()
+    result.peakShare = ((result.tokens / batchTokens) * training.flopsPerStep) / result.seconds / peak.flops
+  }
   await run.writeActual({
     steps: training.stepsDone,
     tokens: training.stepsDone * batchTokens,
     seqLen,
     secondsOfThisSession: result.seconds,
     tokensPerSecond: result.seconds > 0 ? result.tokens / result.seconds : 0,
-    ...(options.peakFlops &&
-      result.seconds > 0 && {
-        peakFlops: options.peakFlops,
-        peakShare: ((result.tokens / batchTokens) * training.flopsPerStep) / result.seconds / options.peakFlops,
-      }),
+    ...(result.peakShare !== undefined && { peakFlops: peak!.flops, peakShare: result.peakShare }),
     peakRssBytes: process.resourceUsage().maxRSS * 1024,
     ...(result.evaluation && { evaluation: { ...result.evaluation } }),
   })
   return result
+}
+
+/** What the session trained and how fast, in one line. */
+export function speedSentence({ tokens, seconds, peakShare }: SessionResult): string {
+  const share = peakShare === undefined ? '' : `, ${formatPercent(peakShare)} of the measured f32 peak`
+  return `trained ${formatCount(tokens)} tokens in ${formatDuration(seconds)}: ${formatCount(tokens / seconds)} tok/s${share}`
 }

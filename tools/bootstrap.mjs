@@ -17,6 +17,7 @@ const COMMANDS = {
   demo: { script: 'tools/trainyard.mjs', args: ['demo'], needsKernels: true },
   test: { script: 'tools/run-tests.ts', args: [], needsKernels: true },
   check: { script: 'tools/check.ts', args: [], needsKernels: false },
+  'demo-gate': { script: 'tools/demo-gate.ts', args: [], needsKernels: true },
   run: { script: 'tools/trainyard.mjs', args: [], needsKernels: false },
 }
 

@@ -11,8 +11,9 @@ import type { Manifest } from '../data/manifest.ts'
 import { holdOut, prepareData, type ValidationChoice } from '../data/prepare.ts'
 import { type ReadOptions, readDocuments } from '../data/readers.ts'
 import { loadTokenizer } from '../data/tokenizer/load.ts'
+import { PieceCounter } from '../data/tokenizer/piece-counter.ts'
 import type { Tokenizer } from '../data/tokenizer/tokenizer.ts'
-import { PieceCounter, trainFromCounts } from '../data/tokenizer/train.ts'
+import { trainFromCounts } from '../data/tokenizer/train.ts'
 import { formatBytes, formatCount, formatDuration } from '../display/format.ts'
 import { table } from '../display/text.ts'
 import { ProgressLine } from './progress.ts'
@@ -151,7 +152,7 @@ async function openTokenizer(
   }
   line.stop()
   if (context.signal.aborted) return undefined
-  const trained = trainFromCounts(counter.counts, { vocabSize: trainTokenizer! })
+  const { tokenizer: trained } = trainFromCounts(counter, { vocabSize: trainTokenizer! })
   context.log(`tokenizer: ${formatCount(trained.vocabSize)} tokens, trained on the documents that are not held out`)
   return trained
 }

@@ -9,8 +9,9 @@ import { ConfigError, DataError } from '../core/errors.ts'
 import { ReadReport } from '../data/document.ts'
 import { readDocuments } from '../data/readers.ts'
 import { loadTokenizer } from '../data/tokenizer/load.ts'
+import { PieceCounter } from '../data/tokenizer/piece-counter.ts'
 import type { Tokenizer } from '../data/tokenizer/tokenizer.ts'
-import { END_OF_TEXT, PieceCounter, trainFromCounts } from '../data/tokenizer/train.ts'
+import { END_OF_TEXT, trainFromCounts } from '../data/tokenizer/train.ts'
 import { formatBytes, formatCount } from '../display/format.ts'
 import { type Color, clip, paint } from '../display/text.ts'
 import { ProgressLine } from './progress.ts'
@@ -66,7 +67,7 @@ export const tokenizerTrain = defineRecipe({
       const dropped = report.describeDropped()
       throw new DataError(`tokenizer train: expected text, found no document${dropped && `; dropped: ${dropped}`}`)
     }
-    const tokenizer = trainFromCounts(counter.counts, {
+    const { tokenizer, bytesPerToken } = trainFromCounts(counter, {
       vocabSize: config.vocabSize,
       specialTokens: config.specialToken,
       pattern: PATTERNS[config.pattern],
@@ -80,20 +81,10 @@ export const tokenizerTrain = defineRecipe({
       context.warn(`the text has no more pairs that occur ${config.minFrequency} times: the vocabulary is smaller`)
     }
     context.log(
-      `${formatCount(tokenizer.vocabSize)} tokens from ${formatCount(documents)} documents, ${formatBytes(bytes)}, ${bytesPerToken(counter, tokenizer).toFixed(2)} bytes per token, in ${seconds.toFixed(1)} s; written to ${config.out}`,
+      `${formatCount(tokenizer.vocabSize)} tokens from ${formatCount(documents)} documents, ${formatBytes(bytes)}, ${bytesPerToken.toFixed(2)} bytes per token, in ${seconds.toFixed(1)} s; written to ${config.out}`,
     )
   },
 })
-
-/** Bytes per token of the text that was counted. */
-function bytesPerToken(counter: PieceCounter, tokenizer: Tokenizer): number {
-  let [bytes, tokens] = [0, 0]
-  for (const [piece, count] of counter.counts) {
-    bytes += count * Buffer.byteLength(piece)
-    tokens += count * tokenizer.encode(piece, { parseSpecial: false }).length
-  }
-  return bytes / tokens
-}
 
 export const tokenizerEncode = defineRecipe({
   name: 'tokenizer encode',

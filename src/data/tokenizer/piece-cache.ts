@@ -66,7 +66,7 @@ export class PieceCache {
 }
 
 /** 32-bit hash of the units of text[start, end). */
-function hashOf(text: string, start: number, end: number): number {
+export function hashOf(text: string, start: number, end: number): number {
   let hash = end - start
   for (let i = start; i < end; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x9e3779b1) ^ (hash >>> 15)
   return hash ^ (hash >>> 16)

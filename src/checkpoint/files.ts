@@ -65,9 +65,14 @@ export async function writeContents(path: string, contents: string | Uint8Array)
   await writeFileAtomic(path, (fd) => writeAll(fd, bytes))
 }
 
+/** JSON indented by two, with a final newline. */
+export function jsonText(value: unknown): string {
+  return `${JSON.stringify(value, null, 2)}\n`
+}
+
 /** Writes a JSON file atomically, indented by two, with a final newline. */
 export async function writeJson(path: string, value: unknown): Promise<void> {
-  await writeContents(path, `${JSON.stringify(value, null, 2)}\n`)
+  await writeContents(path, jsonText(value))
 }
 
 /** Fills `bytes` from `position` of an open file. @throws CheckpointError if the file ends before */

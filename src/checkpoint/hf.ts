@@ -7,7 +7,7 @@ import { CheckpointError } from '../core/errors.ts'
 import type { Parameter } from '../core/parameter.ts'
 import { show, Tensor } from '../core/tensor.ts'
 import { parameters } from '../nn/module.ts'
-import { someNames, writeContents, writeJson } from './files.ts'
+import { jsonText, someNames, writeContents } from './files.ts'
 import { generationConfigJson, type HfConfig, hfConfigText, type WeightsDtype } from './hf-config.ts'
 import { toHfName } from './names.ts'
 import { CHUNK_ELEMENTS } from './safetensors.ts'
@@ -141,7 +141,7 @@ export function fill(view: Tensor, name: string, weights: WeightsFolder): void {
 }
 
 /** Parameters call themselves f32; a device that keeps them in f64 must not round them on the way. */
-function asStored(view: Tensor): Tensor {
+export function asStored(view: Tensor): Tensor {
   const { shape, storage, offset, device } = view
   return new Tensor(shape, device.floatDtype, storage, { offset })
 }
@@ -182,15 +182,26 @@ export async function saveHfFolder(
   options: { dtype?: WeightsDtype; maxShardBytes?: number } = {},
 ): Promise<void> {
   const dtype = options.dtype ?? 'f32'
-  for (const name of Object.keys(tokenizerFiles)) {
-    if (!/^[\w.-]+$/.test(name) || /^(config|generation_config)\.json$|safetensors/.test(name)) {
-      throw new CheckpointError(`${folder}: a tokenizer file cannot be called ${name}`)
-    }
-  }
+  const files = hfFolderFiles(config, tokenizerFiles, dtype)
   mkdirSync(folder, { recursive: true })
   const sources = hfTensors(model).map(({ name, view }) => deviceSource(name, dtype, view))
   await writeWeightsFolder(folder, sources, options)
-  await writeContents(join(folder, 'config.json'), hfConfigText(config, dtype))
-  await writeJson(join(folder, 'generation_config.json'), generationConfigJson(config))
-  for (const [name, contents] of Object.entries(tokenizerFiles)) await writeContents(join(folder, name), contents)
+  for (const [name, contents] of Object.entries(files)) await writeContents(join(folder, name), contents)
+}
+
+/**
+ * The files of a Hugging Face folder besides its weights, by name.
+ * @throws CheckpointError if a tokenizer file has the name of another file of the folder
+ */
+export function hfFolderFiles(config: HfConfig, tokenizerFiles: TokenizerFiles, dtype: WeightsDtype): TokenizerFiles {
+  for (const name of Object.keys(tokenizerFiles)) {
+    if (!/^[\w.-]+$/.test(name) || /^(config|generation_config)\.json$|safetensors/.test(name)) {
+      throw new CheckpointError(`a tokenizer file cannot be called ${name}`)
+    }
+  }
+  return {
+    ...tokenizerFiles,
+    'config.json': hfConfigText(config, dtype),
+    'generation_config.json': jsonText(generationConfigJson(config)),
+  }
 }

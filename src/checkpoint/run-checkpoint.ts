@@ -1,17 +1,16 @@
 // What a checkpoint of a training run holds: a folder that Hugging Face tools load (weights, config, tokenizer) and
 // `state/` for the trainer: optimizer moments as safetensors under Hugging Face names, and `trainer.json`. Everything
 // is in global coordinates, so that another layout can load it.
-import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { range } from '../core/arena.ts'
 import { CheckpointError } from '../core/errors.ts'
 import { show } from '../core/tensor.ts'
 import type { Optimizer } from '../optim/optimizer.ts'
-import { isJsonObject, readJsonObject, someNames, writeJson } from './files.ts'
-import { deviceSource, fill, type HfTensor, hfTensors, loadHfWeights, saveHfFolder, type TokenizerFiles } from './hf.ts'
+import { isJsonObject, jsonText, readJsonObject, someNames } from './files.ts'
+import { fill, type HfTensor, hfFolderFiles, hfTensors, loadHfWeights, type TokenizerFiles } from './hf.ts'
 import type { HfConfig, WeightsDtype } from './hf-config.ts'
-import { writeCheckpoint } from './store.ts'
-import { WeightsFolder, writeWeightsFolder } from './weights-folder.ts'
+import { type Snapshot, type SnapshotTensor, snapshotTensor, writeSnapshot } from './snapshot.ts'
+import { WeightsFolder } from './weights-folder.ts'
 
 /** All that a trainer needs beside weights and moments to go on as if it had not stopped. JSON values only. */
 export interface TrainerState {
@@ -36,23 +35,39 @@ export interface RunCheckpoint {
   readonly trainer: TrainerState
 }
 
-/** Writes `<run>/checkpoints/step-N` for `trainer.step`; see `writeCheckpoint` for what survives what. */
-export async function saveRunCheckpoint(
+/** Copies all of a run's state out of device memory, to be written as `<run>/checkpoints/step-N` for `trainer.step`. */
+export async function takeSnapshot(
   runDir: string,
   { model, config, tokenizerFiles, optimizer, trainer }: RunCheckpoint,
   options: { keepLast?: number } = {},
-): Promise<string> {
-  return await writeCheckpoint(
+): Promise<Snapshot> {
+  // Weights in the device's own type: a resumed run starts from the very bits.
+  const dtype = dtypeOf(optimizer)
+  const tensorsOf = (tensors: readonly StateTensor[]): Promise<SnapshotTensor[]> =>
+    Promise.all(tensors.map(({ name, view }) => snapshotTensor(name, dtype, view)))
+  const state = { version: 1, optimizer: optimizer.rule.name, ...trainer }
+  return {
     runDir,
-    trainer.step,
-    async (folder) => {
-      // Weights in the device's own type: a resumed run starts from the very bits.
-      await saveHfFolder(model, config, tokenizerFiles, folder, { dtype: dtypeOf(optimizer) })
-      await saveOptimizerState(join(folder, 'state'), model, optimizer)
-      await writeJson(join(folder, 'state', 'trainer.json'), { version: 1, optimizer: optimizer.rule.name, ...trainer })
-    },
-    options,
-  )
+    step: trainer.step,
+    keepLast: options.keepLast,
+    folders: [
+      { path: '', tensors: await tensorsOf(hfTensors(model)), files: hfFolderFiles(config, tokenizerFiles, dtype) },
+      {
+        path: 'state',
+        tensors: await tensorsOf(stateTensors(model, optimizer)),
+        files: { 'trainer.json': jsonText(state) },
+      },
+    ],
+  }
+}
+
+/** Writes a checkpoint and waits for it; see `writeCheckpoint` for what survives what. @returns its folder */
+export async function saveRunCheckpoint(
+  runDir: string,
+  checkpoint: RunCheckpoint,
+  options: { keepLast?: number } = {},
+): Promise<string> {
+  return await writeSnapshot(await takeSnapshot(runDir, checkpoint, options))
 }
 
 function dtypeOf(optimizer: Optimizer): WeightsDtype {
@@ -108,14 +123,6 @@ function stateTensors(model: object, optimizer: Optimizer): StateTensor[] {
       }),
     ),
   )
-}
-
-/** Writes every moment of the optimizer into the weights files of a folder. */
-export async function saveOptimizerState(folder: string, model: object, optimizer: Optimizer): Promise<void> {
-  mkdirSync(folder, { recursive: true })
-  const dtype = dtypeOf(optimizer)
-  const sources = stateTensors(model, optimizer).map(({ name, view }) => deviceSource(name, dtype, view))
-  await writeWeightsFolder(folder, sources)
 }
 
 /** @throws CheckpointError if names or shapes are not exactly those of this optimizer */

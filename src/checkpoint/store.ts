@@ -57,8 +57,8 @@ export async function writeCheckpoint(
   mkdirSync(parent, { recursive: true })
   syncFolder(runDir)
   const temporary = temporarySibling(target)
-  mkdirSync(temporary)
   try {
+    mkdirSync(temporary)
     await write(temporary)
     await seal(temporary, step)
     const replaced = existsSync(target) ? temporarySibling(target, 'replaced') : undefined
@@ -68,7 +68,13 @@ export async function writeCheckpoint(
     if (replaced !== undefined) await remove(replaced)
   } catch (error) {
     await remove(temporary)
-    throw error
+    if (error instanceof CheckpointError) throw error
+    const cause = error as NodeJS.ErrnoException
+    const cure = cause.code === 'ENOSPC' ? 'make room there' : 'look at that folder and its disk'
+    throw new CheckpointError(
+      `the checkpoint of step ${step} could not be written to ${parent} (${cause.message}): ${cure}`,
+      { cause },
+    )
   }
   if (options.keepLast !== undefined) await pruneCheckpoints(runDir, options.keepLast)
   return target

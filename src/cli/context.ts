@@ -1,5 +1,6 @@
 // The RunContext of the command line: standard streams, the environment, Ctrl-C. The one place besides main.ts that
 // touches `process`.
+import { fileURLToPath } from 'node:url'
 import type { InterruptScope, LiveView, RecipeCatalog, RunContext } from '../config/context.ts'
 import { type Display, liveOnPipe, liveOnTerminal } from './live.ts'
 import { openPrompter } from './prompt.ts'
@@ -49,6 +50,7 @@ export function openContext(recipes: RecipeCatalog): { context: RunContext; clos
     cwd: process.cwd(),
     env,
     recipes,
+    program: [process.execPath, fileURLToPath(new URL('../../tools/trainyard.mjs', import.meta.url))],
     isTerminal: canRedraw,
     hasColor,
     canPrompt: stdin.isTTY === true && stdout.isTTY === true,

@@ -54,6 +54,14 @@ export const verbs: Readonly<Record<string, Verb>> = {
     summary: 'prove that loss and gradients do not depend on micro-batches and packing',
     load: async () => (await import('../recipes/verify-invariance.ts')).default,
   },
+  'verify resume': {
+    summary: 'kill a run again and again, and prove that it ends in the same bits',
+    load: async () => (await import('../recipes/verify-resume.ts')).default,
+  },
+  'verify checkpoint': {
+    summary: 'check the hashes of checkpoints and say which can be used',
+    load: async () => (await import('../recipes/verify-checkpoint.ts')).default,
+  },
   'import hf': {
     summary: 'check a Hugging Face folder and copy it into a clean one',
     load: async () => (await import('../recipes/import.ts')).importHf,

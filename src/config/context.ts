@@ -34,6 +34,8 @@ export interface RunContext {
   readonly cwd: string
   readonly env: Readonly<Record<string, string | undefined>>
   readonly recipes: RecipeCatalog
+  /** The command that starts this program: executable, then arguments that come before the verb. */
+  readonly program: readonly [string, ...string[]]
 
   /** Output goes to a terminal that can redraw. */
   readonly isTerminal: boolean

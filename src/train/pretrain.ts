@@ -4,7 +4,8 @@ import { createHash } from 'node:crypto'
 import { freemem } from 'node:os'
 import { loadHfWeights, type TokenizerFiles } from '../checkpoint/hf.ts'
 import { createModel, type HfConfig } from '../checkpoint/hf-config.ts'
-import { loadRunCheckpoint, saveRunCheckpoint } from '../checkpoint/run-checkpoint.ts'
+import { loadRunCheckpoint, takeSnapshot } from '../checkpoint/run-checkpoint.ts'
+import { type Snapshot, writeSnapshot } from '../checkpoint/snapshot.ts'
 import { newestComplete } from '../checkpoint/store.ts'
 import type { Device } from '../core/device.ts'
 import { ConfigError } from '../core/errors.ts'
@@ -164,9 +165,14 @@ export class Pretraining {
     }
   }
 
-  /** Writes a checkpoint of the present state into the run. */
+  /** Writes a checkpoint of the present state into the run and waits for it. */
   async save(run: RunDir, keepLast: number): Promise<string> {
-    return await saveRunCheckpoint(
+    return await writeSnapshot(await this.snapshot(run, keepLast))
+  }
+
+  /** The present state as values, to be written while training goes on. */
+  async snapshot(run: RunDir, keepLast: number): Promise<Snapshot> {
+    return await takeSnapshot(
       run.path,
       {
         model: this.step.model,

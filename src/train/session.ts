@@ -1,6 +1,7 @@
 // The loop around a Pretraining: steps until the end or a stop, evaluations and checkpoints on their days, metrics in
 // the run folder, a live picture. What pretrain and demo share.
 import { totalmem } from 'node:os'
+import { CheckpointWriter } from '../checkpoint/writer.ts'
 import type { LiveView, RunContext } from '../config/context.ts'
 import type { TokenDataset } from '../data/dataset.ts'
 import { formatCount, formatDuration, formatPercent } from '../display/format.ts'
@@ -112,6 +113,17 @@ export async function runSession(
   }
   const isDue = (every: number): boolean => every > 0 && training.stepsDone % every === 0
 
+  /** Training waits only for the copy. A checkpoint that could not be written is no reason to stop: the next may be. */
+  const saveMeanwhile = async (): Promise<void> => {
+    const snapshot = await training.snapshot(run, options.keepLast)
+    try {
+      await writer.write(snapshot)
+    } catch (error) {
+      context.warn(`${(error as Error).message}; earlier checkpoints are untouched and training goes on`)
+    }
+  }
+
+  const writer = new CheckpointWriter()
   const live = context.live(view)
   let savedAt = -1
   try {
@@ -145,13 +157,16 @@ export async function runSession(
       await context.turn()
       if (isDue(options.evalEverySteps) && training.stepsDone < maxSteps) await evaluate(options.evalDocuments)
       if (isDue(options.saveEverySteps)) {
-        await training.save(run, options.keepLast)
+        await saveMeanwhile()
         savedAt = training.stepsDone
       }
     }
-    if (savedAt !== training.stepsDone) await training.save(run, options.keepLast)
+    if (savedAt !== training.stepsDone) await saveMeanwhile()
+    // The last one must be there before the run counts as done.
+    await writer.finish()
     if (result.isFinished) result.evaluation = await evaluate(undefined)
   } finally {
+    await writer.close()
     live.stop()
   }
   if (peak !== undefined && result.seconds > 0) {

@@ -200,10 +200,14 @@ export interface NewestCheckpoint {
   readonly skipped: readonly CheckpointInfo[]
 }
 
-/** The newest checkpoint whose every file has the hash it was written with. Reads it whole. */
-export function newestComplete(runDir: string): NewestCheckpoint {
+/**
+ * The newest checkpoint whose every file has the hash it was written with. Reads it whole.
+ * @param below  only checkpoints of lower steps
+ */
+export function newestComplete(runDir: string, below = Number.POSITIVE_INFINITY): NewestCheckpoint {
   const skipped: CheckpointInfo[] = []
   for (const info of listCheckpoints(runDir).reverse()) {
+    if (info.step >= below) continue
     const problem = info.problem ?? problemOf(info.path, false)
     if (problem === undefined) return { checkpoint: info, skipped }
     skipped.push({ ...info, problem })

@@ -109,6 +109,16 @@ export class DataLoader {
     }
   }
 
+  /** Stretches of documents that step `step`, from 0, trains on, row after row: document of the dataset and its tokens. */
+  documentsOf(step: number): { document: number; from: number; to: number }[] {
+    const { rowsPerStep, seqLen } = this.options
+    const pieces: { document: number; from: number; to: number }[] = []
+    this.#stream.forEachPiece(step * rowsPerStep * seqLen, rowsPerStep * seqLen, ({ index, from, to }) =>
+      pieces.push({ document: index, from, to }),
+    )
+    return pieces
+  }
+
   /** State for a checkpoint whose next step is `step`. */
   describeState(step: number): LoaderState {
     const { mode, seqLen, rowsPerStep, seed } = this.options

@@ -6,6 +6,8 @@ import type { TokenArray, TokenDataset } from './dataset.ts'
 
 /** A stretch of the stream inside one document. */
 export interface Piece {
+  /** Number of the document in its dataset. */
+  readonly index: number
   /** All tokens of the document. */
   readonly document: TokenArray
   /** Tokens [from, to) of it. */
@@ -84,7 +86,8 @@ export class ShuffledStream {
       while (position < end && place < epoch.order.length) {
         const from = position - base - epoch.starts[place]!
         const to = Math.min(epoch.starts[place + 1]!, end - base) - epoch.starts[place]!
-        visit({ document: this.dataset.documentTokens(epoch.order[place]!), from, to })
+        const index = epoch.order[place]!
+        visit({ index, document: this.dataset.documentTokens(index), from, to })
         position += to - from
         place++
       }

@@ -109,6 +109,7 @@ export default defineRecipe({
       maxSteps,
       stopAfterStep: 0,
       evalFirst: false,
+      spikeSigmas: 0,
       evalEverySteps: 100,
       saveEverySteps: 100,
       keepLast: 2,

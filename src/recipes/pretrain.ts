@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path'
 import { z } from 'zod'
 import { type HfConfig, readHfConfig } from '../checkpoint/hf-config.ts'
 import { findModelFolder } from '../checkpoint/model-folder.ts'
+import type { RunContext } from '../config/context.ts'
 import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
 import { ConfigError } from '../core/errors.ts'
@@ -16,6 +17,7 @@ import { Pretraining } from '../train/pretrain.ts'
 import { RunDir } from '../train/run-dir.ts'
 import { runSession, speedSentence } from '../train/session.ts'
 import { type ModelSettings, modelConfig, modelFromDepth, type RunSettings } from '../train/settings.ts'
+import { describeLastStep } from '../train/spike.ts'
 
 const whole = z.number().int().min(1)
 const optionalWhole = (describe: string) => field(whole.optional(), { describe: `${describe}; default from depth` })
@@ -92,6 +94,13 @@ const config = z.object({
     unit: 'steps',
   }),
   keepLast: field(whole.default(2), { describe: 'checkpoints to keep' }),
+  spikeSigmas: field(z.number().min(0).default(8), {
+    describe: 'stop at a loss this many standard deviations above the last 50; 0 only at one that is no number',
+  }),
+  replay: field(whole.optional(), {
+    describe: 'run this step of the run again, from the checkpoint before it, show it, and change nothing',
+    example: 120,
+  }),
   stopAfterStep: field(z.number().int().min(0).default(0), {
     describe: 'stop after this step with a checkpoint, as Ctrl-C would; 0 never',
     unit: 'steps',
@@ -106,6 +115,8 @@ type Config = z.output<typeof config>
 /** Keys that may differ when a run goes on: they change neither the data nor the updates. */
 const HARMLESS = [
   'resume',
+  'replay',
+  'spikeSigmas',
   'out',
   'data',
   'stopAfterStep',
@@ -169,7 +180,13 @@ export default defineRecipe({
       },
       initFrom: source,
     })
-    const run = await RunDir.open(path(options.out), { ...options }, { resume: options.resume, harmless: HARMLESS })
+    const { replay, ...saved } = options
+    const goesOn = options.resume || replay !== undefined
+    const run = await RunDir.open(path(options.out), saved, { resume: goesOn, harmless: HARMLESS })
+    if (replay !== undefined) {
+      await replayStep(training, run, replay, context)
+      return
+    }
     if (options.resume) {
       for (const note of await training.resume(run)) context.warn(note)
       context.log(`going on from step ${training.stepsDone}`)
@@ -184,6 +201,7 @@ export default defineRecipe({
       maxSteps: settings.schedule.maxSteps,
       stopAfterStep: options.stopAfterStep,
       evalFirst: source !== undefined,
+      spikeSigmas: options.spikeSigmas,
       evalEverySteps: options.evalEverySteps,
       saveEverySteps: options.saveEverySteps,
       keepLast: options.keepLast,
@@ -216,6 +234,23 @@ export default defineRecipe({
 function modelSettings({ model, depth, seqLen }: Config): ModelSettings {
   const given = Object.fromEntries(Object.entries(model).filter(([, value]) => value !== undefined))
   return modelFromDepth(depth, seqLen, given)
+}
+
+/** Trains up to a step from the checkpoint before it and shows that step; writes only spikes/step-N.json. */
+async function replayStep(training: Pretraining, run: RunDir, step: number, context: RunContext): Promise<void> {
+  for (const note of await training.resume(run, { below: step })) context.warn(note)
+  context.log(`replaying step ${step} from step ${training.stepsDone}`)
+  let report = await training.trainStep(context.turn.bind(context))
+  while (report.step < step && !context.signal.aborted) report = await training.trainStep(context.turn.bind(context))
+  if (report.step < step) return
+  const path = await run.writeSpike(step, await describeLastStep(training, report, 'replayed'))
+  const before = run.metrics().findLast((record) => record.step === step && 'train/loss' in record)?.['train/loss']
+  // JSON has null for a loss that is no number.
+  const isSame = before === (Number.isFinite(report.loss) ? report.loss : null)
+  const same = before === undefined ? '' : isSame ? ', as it was' : `, but it was ${before}`
+  context.log(
+    `step ${step}: loss ${report.loss}${same}; gradient norm ${report.gradNorm}; documents and norms in ${path}`,
+  )
 }
 
 /** Length of the run: as given, a number of epochs, or tokens in proportion to the parameters. */

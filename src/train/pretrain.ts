@@ -194,15 +194,16 @@ export class Pretraining {
 
   /**
    * Goes on from the newest complete checkpoint of the run, if there is one.
+   * @param options.below  only to look again: from a checkpoint of a lower step, and the run's metrics stay as they are
    * @returns sentences for the user: checkpoints passed over, numerics that differ
    */
-  async resume(run: RunDir): Promise<string[]> {
-    const { checkpoint, skipped } = newestComplete(run.path)
+  async resume(run: RunDir, options: { below?: number } = {}): Promise<string[]> {
+    const { checkpoint, skipped } = newestComplete(run.path, options.below)
     const notes = skipped.map(({ step, problem }) => `checkpoint of step ${step} is passed over: ${problem}`)
     if (checkpoint === undefined) return notes
     const state = loadRunCheckpoint(checkpoint.path, { model: this.step.model, optimizer: this.optimizer })
     this.#stepsDone = this.loader.checkState(state.data as LoaderState)
-    await run.rewindMetrics(this.#stepsDone)
+    if (options.below === undefined) await run.rewindMetrics(this.#stepsDone)
     const differing = Object.keys({ ...state.numerics, ...this.#numerics }).filter(
       (key) => key !== 'threads' && state.numerics[key] !== this.#numerics[key],
     )

@@ -74,6 +74,13 @@ export class RunDir {
     await writeContents(join(this.path, 'samples', `step-${step}.txt`), text)
   }
 
+  /** What is known of a step that went wrong: spikes/step-N.json. @returns its path */
+  async writeSpike(step: number, record: JsonRecord): Promise<string> {
+    const path = join(this.path, 'spikes', `step-${step}.json`)
+    await writeJson(path, record)
+    return path
+  }
+
   /** What the planner predicts: plan.json. */
   async writePlan(plan: JsonRecord): Promise<void> {
     await writeJson(join(this.path, 'plan.json'), plan)

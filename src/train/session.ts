@@ -3,12 +3,14 @@
 import { totalmem } from 'node:os'
 import { CheckpointWriter } from '../checkpoint/writer.ts'
 import type { LiveView, RunContext } from '../config/context.ts'
+import { TrainyardError } from '../core/errors.ts'
 import type { TokenDataset } from '../data/dataset.ts'
 import { formatCount, formatDuration, formatPercent } from '../display/format.ts'
 import { renderTraining, type TrainingStatus, trainingLine } from '../display/training.ts'
 import type { MeasuredPeak } from './measured-peak.ts'
 import type { Evaluation, Pretraining, StepReport } from './pretrain.ts'
 import type { RunDir } from './run-dir.ts'
+import { describeLastStep, SpikeDetector } from './spike.ts'
 
 export interface SessionOptions {
   run: RunDir
@@ -25,6 +27,8 @@ export interface SessionOptions {
   validation: TokenDataset | undefined
   /** Documents of an evaluation during training (default all). */
   evalDocuments: readonly number[] | undefined
+  /** Stop at a loss this many standard deviations above the last ones (0: only at one that is no number). */
+  spikeSigmas: number
   /** Of the device, for the percentage; measured again when it was plainly disturbed, and at the end. */
   peak: MeasuredPeak | undefined
   hint: string
@@ -123,6 +127,15 @@ export async function runSession(
     }
   }
 
+  /** The state after a bad step is not saved: the newest checkpoint is one from before. */
+  const spikeError = async (problem: string, report: StepReport): Promise<TrainyardError> => {
+    const path = await run.writeSpike(report.step, await describeLastStep(training, report, problem))
+    return new TrainyardError(
+      `training stopped at step ${report.step}: ${problem}; its documents and the norms of its layers are in ${path}, and pretrain with --replay ${report.step} runs exactly this step again`,
+    )
+  }
+
+  const detector = new SpikeDetector(options.spikeSigmas)
   const writer = new CheckpointWriter()
   const live = context.live(view)
   let savedAt = -1
@@ -155,6 +168,11 @@ export async function runSession(
       })
       live.update()
       await context.turn()
+      const problem = detector.check(report)
+      if (problem !== undefined) {
+        await writer.finish()
+        throw await spikeError(problem, report)
+      }
       if (isDue(options.evalEverySteps) && training.stepsDone < maxSteps) await evaluate(options.evalDocuments)
       if (isDue(options.saveEverySteps)) {
         await saveMeanwhile()

@@ -66,10 +66,15 @@ export interface ShapeRun {
   step(): Promise<number>
 }
 
-/** The shape's model with random weights and one batch, both decided by `seed`. */
-export async function openShape(device: Device, shape: CpuShape, seed = 1): Promise<ShapeRun> {
-  const { vocabSize, hiddenSize, numHiddenLayers, numAttentionHeads, seqLen, batchSize } = shape
-  const config: Gpt2Config = {
+/** GPT-2 of that shape. */
+export function shapeConfig({
+  vocabSize,
+  hiddenSize,
+  numHiddenLayers,
+  numAttentionHeads,
+  seqLen,
+}: CpuShape): Gpt2Config {
+  return {
     modelType: 'gpt2',
     vocabSize,
     hiddenSize,
@@ -81,6 +86,12 @@ export async function openShape(device: Device, shape: CpuShape, seed = 1): Prom
     activationFunction: 'gelu',
     initializerRange: 0.02,
   }
+}
+
+/** The shape's model with random weights and one batch, both decided by `seed`. */
+export async function openShape(device: Device, shape: CpuShape, seed = 1): Promise<ShapeRun> {
+  const { vocabSize, hiddenSize, numHiddenLayers, seqLen, batchSize } = shape
+  const config = shapeConfig(shape)
   const options = { recompute: 'none' as const, dropout: 0, streams: new DropoutStreams(seed) }
   const micro = { microBatchSize: batchSize, seqLen }
   const plan = planStep(new Gpt2(config), await openMeta(device), micro, adamw(), options)

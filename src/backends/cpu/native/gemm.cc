@@ -63,26 +63,35 @@ static void fewRowsNT(TyContext* context, float* c, int64_t cStride, const Opera
   });
 }
 
-// One row against B stored [K, N]: strips of columns, B read once.
+// One row against B stored [K, N]: strips of columns wide enough that memory is read in long runs, four rows of B at a
+// time, sums in the first-level cache.
 static void oneRowNN(TyContext* context, float* c, const Operand& a, const Operand& b, int64_t N, int64_t K,
                      const Epilogue& e) {
-  constexpr int kVectors = 8;
-  constexpr int64_t kStrip = kVectors * W;
-  parallel_for(context, blocks(N, kStrip), [&](int64_t task, int) {
-    const int64_t n0 = task * kStrip, columns = least(kStrip, N - n0);
-    vf sum[kVectors] = {};
-    for (int64_t k = 0; k < K; k++) {
-      const vf x = splat(a.data[k]);
+  constexpr int64_t kWidest = 512;
+  constexpr int kRows = 4;
+  // An even number of strips, so that two threads have the same to do.
+  const int64_t strips = N <= W ? 1 : 2 * blocks(N, 2 * kWidest);
+  const int64_t width = blocks(blocks(N, strips), W) * W;
+  parallel_for(context, blocks(N, width), [&](int64_t task, int) {
+    const int64_t n0 = task * width, columns = least(width, N - n0);
+    const int64_t whole = columns / W * W;
+    float sum[kWidest + W] = {};
+    int64_t k = 0;
+    for (; k + kRows <= K; k += kRows) {
       const float* row = b.data + k * b.stride + n0;
-      if (columns == kStrip) {
-        for (int v = 0; v < kVectors; v++) sum[v] += x * load(row + v * W);
-      } else {
-        for (int v = 0; v * W < columns; v++) sum[v] += x * get(row + v * W, least(W, columns - v * W));
+      const vf x0 = splat(a.data[k]), x1 = splat(a.data[k + 1]), x2 = splat(a.data[k + 2]), x3 = splat(a.data[k + 3]);
+      for (int64_t n = 0; n < whole; n += W) {
+        const vf low = load(sum + n) + x0 * load(row + n) + x1 * load(row + b.stride + n);
+        store(sum + n, low + x2 * load(row + 2 * b.stride + n) + x3 * load(row + 3 * b.stride + n));
       }
+      for (int64_t n = whole; n < columns; n++)
+        for (int r = 0; r < kRows; r++) sum[n] += a.data[k + r] * row[r * b.stride + n];
     }
-    float y[kStrip];
-    memcpy(y, sum, sizeof y);
-    for (int64_t j = 0; j < columns; j++) finish(y[j], c + n0 + j, e, 0, n0 + j);
+    for (; k < K; k++) {
+      const float* row = b.data + k * b.stride + n0;
+      for (int64_t n = 0; n < columns; n++) sum[n] += a.data[k] * row[n];
+    }
+    for (int64_t j = 0; j < columns; j++) finish(sum[j], c + n0 + j, e, 0, n0 + j);
   });
 }
 }  // namespace

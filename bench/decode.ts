@@ -7,7 +7,7 @@ import { argmax } from '../src/infer/sampler.ts'
 import { Gpt2 } from '../src/models/gpt2.ts'
 import { materialize, parameters } from '../src/nn/module.ts'
 import { openDevice } from '../src/open.ts'
-import { CPU_SHAPES, shapeConfig, undisturbed } from './cpu-shapes.ts'
+import { CPU_SHAPES, shapeConfig, undisturbed } from '../src/train/bench-shapes.ts'
 import { measureRoof } from './roof.ts'
 
 const { values } = parseArgs({

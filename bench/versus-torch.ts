@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { parseArgs, promisify } from 'node:util'
 import { saveHfFolder } from '../src/checkpoint/hf.ts'
 import { openDevice } from '../src/open.ts'
-import { BENCH_LR, CPU_SHAPES, openShape, undisturbed } from './cpu-shapes.ts'
+import { BENCH_LR, CPU_SHAPES, openShape, undisturbed } from '../src/train/bench-shapes.ts'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

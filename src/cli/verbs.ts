@@ -78,6 +78,10 @@ export const verbs: Readonly<Record<string, Verb>> = {
     summary: 'write a Llama model as a llama2.c file',
     load: async () => (await import('../recipes/export.ts')).exportLlama2cRecipe,
   },
+  'bench step': {
+    summary: 'time training steps on this machine, kernel by kernel',
+    load: async () => (await import('../recipes/bench-step.ts')).default,
+  },
   schema: {
     summary: "print the JSON schema of a verb's options, for your editor",
     load: async () => (await import('../recipes/schema.ts')).default,

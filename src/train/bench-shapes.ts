@@ -1,15 +1,15 @@
-// The three training shapes that CPUs are measured on, and one of them as a model with a batch of random tokens. What
-// bench/step.ts times and bench/versus-torch.ts compares.
-import type { Device } from '../src/core/device.ts'
-import { emptyBatch, type HostBatch } from '../src/data/host-batch.ts'
-import { DropoutStreams } from '../src/models/decoder.ts'
-import { Gpt2, type Gpt2Config } from '../src/models/gpt2.ts'
-import { materialize, parameterCount } from '../src/nn/module.ts'
-import { openMeta } from '../src/open.ts'
-import { adamw } from '../src/optim/adam.ts'
-import { Optimizer } from '../src/optim/optimizer.ts'
-import { planStep } from '../src/train/plan.ts'
-import { TrainStep } from '../src/train/step.ts'
+// The training shapes that processors are measured on, and one of them as a model with a batch of random tokens. What
+// `bench step` and the scripts in bench/ time.
+import type { Device } from '../core/device.ts'
+import { emptyBatch, type HostBatch } from '../data/host-batch.ts'
+import { DropoutStreams } from '../models/decoder.ts'
+import { Gpt2, type Gpt2Config } from '../models/gpt2.ts'
+import { materialize, parameterCount } from '../nn/module.ts'
+import { openMeta } from '../open.ts'
+import { adamw } from '../optim/adam.ts'
+import { Optimizer } from '../optim/optimizer.ts'
+import { planStep } from './plan.ts'
+import { TrainStep } from './step.ts'
 
 /** GPT-2 blocks, exact GELU, tied head. */
 export interface CpuShape {

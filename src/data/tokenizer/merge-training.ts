@@ -1,7 +1,7 @@
 // The merges of byte-level BPE from piece counts: join the most frequent pair again and again, looking only at the words
 // that it occurs in. Words lie one after the other in one array and shrink in place; the words of a pair are a list, to
 // which words that have lost the pair since may still belong. A pair's count rises only while the merge that makes its
-// newer token runs: one that is too rare after that will never be joined and is forgotten.
+// newer token runs: one that is too rare after that, or becomes so, will never be joined and is forgotten.
 import { latin1 } from './definition.ts'
 import type { PieceCounts } from './piece-counter.ts'
 
@@ -47,7 +47,7 @@ export function trainMerges(
     const { pair } = top
     if (top.count !== pair.count) {
       // Its count has changed since: back with the present one.
-      if (pair.count > 0) heap.push({ pair, count: pair.count })
+      if (pair.count >= minFrequency) heap.push({ pair, count: pair.count })
       continue
     }
     if (pair.count < minFrequency) break
@@ -57,17 +57,19 @@ export function trainMerges(
     keys.push(latin1(joined))
     merges.push([pair.left, pair.right, id])
     const risen = new Set<Pair>()
-    lists.drain(pair, (w) => words.join(w, pair, id, pairs, lists, risen))
+    const fallen = new Set<Pair>()
+    lists.drain(pair, (w) => words.join(w, pair, id, pairs, lists, risen, fallen))
     pairs.delete(pairKey(pair.left, pair.right))
     pair.count = 0
-    for (const state of risen) {
-      if (state.count >= minFrequency) {
-        heap.push({ pair: state, count: state.count })
-      } else {
-        pairs.delete(pairKey(state.left, state.right))
-        lists.drain(state, () => {})
-      }
+    const forget = (rare: Pair): void => {
+      pairs.delete(pairKey(rare.left, rare.right))
+      lists.drain(rare, () => {})
     }
+    for (const state of risen) {
+      if (state.count >= minFrequency) heap.push({ pair: state, count: state.count })
+      else forget(state)
+    }
+    for (const state of fallen) if (state.count < minFrequency) forget(state)
     if (merges.length % 64 === 0) onProgress?.(merges.length, most)
   }
   onProgress?.(merges.length, most)
@@ -122,6 +124,7 @@ class Words {
     pairs: Map<number, Pair>,
     lists: WordLists,
     risen: Set<Pair>,
+    fallen: Set<Pair>,
   ): void {
     const { symbols } = this
     const start = this.starts[w]!
@@ -129,7 +132,9 @@ class Words {
     const frequency = this.frequencies[w]!
     const fall = (a: number, b: number): void => {
       const pair = pairs.get(pairKey(a, b))
-      if (pair !== undefined) pair.count -= frequency
+      if (pair === undefined) return
+      pair.count -= frequency
+      fallen.add(pair)
     }
     const rise = (a: number, b: number): void => {
       const key = pairKey(a, b)

@@ -1,8 +1,7 @@
-// Tokenizers beside others in the same run: encoding on one thread, first pass over prose, code and text that is not
-// English, with a cold cache; and training on 10 MB. The peers are npm tiktoken (Rust in WebAssembly), tokenizers (Rust)
-// and gpt-tokenizer (JavaScript, where it is installed).
-//   node bench/tokenizer.ts [--rounds 3] [--only gpt2]
-// Text comes from ../shared/data/text where that is, else from the demo's packages and our own sources.
+// Tokenizers beside others in the same run: encoding on one thread, first pass with cold caches, over English prose, our
+// own code and words of many scripts; and training. The peers are npm tiktoken (Rust in WebAssembly) and tokenizers (Rust).
+//   node bench/tokenizer.ts [--rounds 2] [--only gpt2]
+// Prose comes from ../shared/data/text where that is, else from the demo's packages.
 import { spawnSync } from 'node:child_process'
 import { existsSync, globSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
@@ -14,11 +13,12 @@ import { loadDemoCorpus } from '../src/data/demo-corpus.ts'
 import { loadTokenizer } from '../src/data/tokenizer/load.ts'
 import { fromTiktoken } from '../src/data/tokenizer/tiktoken.ts'
 import { trainTokenizer } from '../src/data/tokenizer/train.ts'
+import { table } from '../src/display/text.ts'
 import { rankFile, realTokenizer } from '../test/tokenizer/oracles.ts'
 
 const { values } = parseArgs({
   options: {
-    rounds: { type: 'string', default: '3' },
+    rounds: { type: 'string', default: '2' },
     only: { type: 'string' },
     /** One measurement in a process of its own, so that every cache is cold: `ours gpt2`. */
     child: { type: 'string' },
@@ -26,137 +26,185 @@ const { values } = parseArgs({
 })
 
 const MEGABYTE = 1e6
-const TEXTS = join(import.meta.dirname, '../../shared/data/text')
+const ROOT = join(import.meta.dirname, '..')
+const TEXTS = join(ROOT, '../shared/data/text')
 
-/** About 10 MB: prose, code, and a part in other scripts. */
-async function mixedText(): Promise<string> {
-  const corpus = await loadDemoCorpus({ cacheDir: join(homedir(), '.cache', 'trainyard', 'demo') })
-  const prose = corpus.train
-    .map(({ text }) => text)
+async function prose(units: number): Promise<string> {
+  if (!existsSync(TEXTS)) {
+    const corpus = await loadDemoCorpus({ cacheDir: join(homedir(), '.cache', 'trainyard', 'demo') })
+    return corpus.train
+      .map(({ text }) => text)
+      .join('\n')
+      .slice(0, units)
+  }
+  const lines = globSync('english-novels-0[01].jsonl.gz', { cwd: TEXTS })
+    .sort()
+    .flatMap((name) =>
+      gunzipSync(readFileSync(join(TEXTS, name)))
+        .toString('utf8')
+        .trim()
+        .split('\n'),
+    )
+  return lines
+    .map((line) => (JSON.parse(line) as { text: string }).text)
     .join('\n')
-    .slice(0, 6 * MEGABYTE)
-  const root = join(import.meta.dirname, '..')
-  const files = globSync(['src/**/*.ts', 'src/**/*.cc', 'node_modules/typescript/lib/*.d.ts'], { cwd: root }).sort()
-  const code = files
-    .map((file) => readFileSync(join(root, file), 'utf8'))
-    .join('\n')
-    .slice(0, 3 * MEGABYTE)
-  return `${prose}\n${code}\n${otherScripts()}`
+    .slice(0, units)
 }
 
-/** Text that is not English: of the shared corpus, or the character names of this machine's locales. */
-function otherScripts(): string {
-  const file = join(TEXTS, 'multilingual.txt.gz')
-  if (existsSync(file)) return gunzipSync(readFileSync(file)).toString('utf8').slice(0, MEGABYTE)
-  const locales = ['de', 'fr', 'ru', 'el', 'ar', 'hi', 'zh', 'ja', 'ko', 'th', 'he', 'tr']
-  const lines = locales.flatMap((locale) => {
-    const date = new Intl.DateTimeFormat(locale, { dateStyle: 'full', timeStyle: 'long' })
-    const regions = new Intl.DisplayNames([locale], { type: 'region' })
-    const codes = ['DE', 'FR', 'RU', 'GR', 'EG', 'IN', 'CN', 'JP', 'KR', 'TH', 'IL', 'TR', 'BR', 'US', 'MX', 'ZA']
-    return Array.from(
-      { length: 700 },
-      (_, day) => `${date.format(new Date(day * 86_400_000))} ${regions.of(codes[day % codes.length]!)}`,
-    )
-  })
-  return lines.join('\n').slice(0, MEGABYTE)
+function code(): string {
+  const files = globSync(['src/**/*.ts', 'src/**/*.cc', 'test/**/*.ts'], { cwd: ROOT }).sort()
+  return files.map((file) => readFileSync(join(ROOT, file), 'utf8')).join('\n')
+}
+
+/** Names of countries, languages, currencies and scripts in 60 languages: words that hardly repeat, so caches help little. */
+function manyScripts(): string {
+  const locales =
+    'af am ar az be bg bn bs ca cs da de el es et eu fa fi fil fr gl gu he hi hr hu hy id is it ja ka kk km kn ko ky lo lt lv mk ml mn mr ms my ne pl pt ro ru si sk sl sq sv sw ta te th tr uk ur uz vi zh zu'
+  const codes = {
+    region: codesOf('A'),
+    language: codesOf('a'),
+    currency: Intl.supportedValuesOf('currency'),
+    script: ['Latn', 'Cyrl', 'Arab', 'Hans', 'Deva', 'Hebr', 'Thai', 'Grek', 'Hang', 'Jpan'],
+  } as const
+  const lines: string[] = []
+  for (const locale of locales.split(' ')) {
+    for (const type of ['region', 'language', 'currency', 'script'] as const) {
+      const names = new Intl.DisplayNames([locale], { type, fallback: 'none' })
+      lines.push(
+        codes[type]
+          .map((of) => names.of(of))
+          .filter(Boolean)
+          .join(', '),
+      )
+    }
+  }
+  return lines.join('\n')
+}
+
+/** All words of two letters from `first` on: aa ... zz. */
+function codesOf(first: 'a' | 'A'): string[] {
+  const letters = Array.from({ length: 26 }, (_, i) => String.fromCharCode(first.charCodeAt(0) + i))
+  return letters.flatMap((left) => letters.map((right) => left + right))
 }
 
 type Encode = (text: string) => ArrayLike<number> | Promise<ArrayLike<number>>
 
-async function encoderOf(who: string, name: string): Promise<Encode | undefined> {
-  if (who === 'ours') {
-    const ours = /llama|qwen/.test(name)
-      ? loadTokenizer(realTokenizer(name as 'llama3'))
-      : fromTiktoken(rankFile(name), name)
-    return (text) => ours.encode(text, { parseSpecial: false })
+async function encoderOf(who: string, name: string): Promise<Encode> {
+  if (who === 'tiktoken') {
+    const theirs = get_encoding(name as TiktokenEncoding)
+    return (text) => theirs.encode_ordinary(text)
   }
   if (who === 'tokenizers') {
     const { Tokenizer } = await import('tokenizers')
     const theirs = Tokenizer.fromFile(realTokenizer(name as 'llama3'))
     return async (text) => (await theirs.encode(text, null, { addSpecialTokens: false })).getIds()
   }
-  if (who === 'tiktoken') {
-    const theirs = get_encoding(name as TiktokenEncoding)
-    return (text) => theirs.encode_ordinary(text)
+  // Each as the peer does it: tokenizers always recognises special tokens in the text, encode_ordinary never.
+  if (/llama|qwen/.test(name)) {
+    const ours = loadTokenizer(realTokenizer(name as 'llama3'))
+    return (text) => ours.encode(text)
   }
-  try {
-    const module = (await import(`gpt-tokenizer/encoding/${name === 'gpt2' ? 'r50k_base' : name}`)) as {
-      encode: Encode
-    }
-    return (text) => module.encode(text)
-  } catch {
-    return undefined
-  }
+  const ours = fromTiktoken(rankFile(name), name)
+  return (text) => ours.encode(text, { parseSpecial: false })
 }
 
-/** MB/s of the first pass, by document of a few kilobytes, as data preparation encodes. */
-async function measure(who: string, name: string): Promise<{ rate: number; tokens: number } | undefined> {
-  const text = await mixedText()
+interface Measured {
+  bytes: number
+  seconds: number
+  tokens: number
+}
+
+/** First pass over each text, by pieces of 20,000 characters, as data preparation encodes documents. */
+async function measure(who: string, name: string): Promise<Measured[]> {
+  const texts = [await prose(4 * MEGABYTE), code(), manyScripts()]
   const encode = await encoderOf(who, name)
-  if (encode === undefined) return undefined
-  const documents = text.match(/[\s\S]{1,20000}/g)!.map((document) => document.toWellFormed())
-  const bytes = documents.reduce((sum, document) => sum + Buffer.byteLength(document), 0)
-  // The loops get warm on other words, the cache stays cold for what is measured.
+  // The loops get warm on other words; the caches stay cold for what is measured.
   for (let i = 0; i < 200; i++) await encode(`warming up ${i} `.repeat(20))
-  const start = performance.now()
-  let tokens = 0
-  for (const document of documents) tokens += (await encode(document)).length
-  return { rate: bytes / (performance.now() - start) / 1000, tokens }
+  const measured: Measured[] = []
+  for (const text of texts) {
+    const documents = text.match(/.{1,20000}/gsu)!
+    const start = performance.now()
+    let tokens = 0
+    for (const document of documents) tokens += (await encode(document)).length
+    measured.push({ bytes: Buffer.byteLength(text), seconds: (performance.now() - start) / 1000, tokens })
+  }
+  return measured
 }
 
-const ROWS: [name: string, peers: string[]][] = [
-  ['gpt2', ['tiktoken', 'gpt-tokenizer']],
-  ['cl100k_base', ['tiktoken', 'gpt-tokenizer']],
-  ['o200k_base', ['tiktoken', 'gpt-tokenizer']],
-  ['llama3', ['tokenizers']],
-  ['qwen3', ['tokenizers']],
+const ROWS: [name: string, peer: string][] = [
+  ['gpt2', 'tiktoken'],
+  ['cl100k_base', 'tiktoken'],
+  ['o200k_base', 'tiktoken'],
+  ['llama3', 'tokenizers'],
+  ['qwen3', 'tokenizers'],
 ]
+
+function measureInProcess(who: string, name: string): Measured[] {
+  const args = [import.meta.filename, '--child', `${who} ${name}`]
+  const { stdout, stderr, status } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+  if (status !== 0) throw new Error(`bench/tokenizer: ${who} ${name}: ${stderr}`)
+  return JSON.parse(stdout) as Measured[]
+}
+
+/** MB/s of each text and of all together. */
+function ratesOf(measured: readonly Measured[]): number[] {
+  const sum = (key: 'bytes' | 'seconds'): number => measured.reduce((total, part) => total + part[key], 0)
+  return [...measured, { bytes: sum('bytes'), seconds: sum('seconds') }].map(
+    ({ bytes, seconds }) => bytes / seconds / MEGABYTE,
+  )
+}
+
+/** The round with the least time in all: others share the machine. */
+function fastest(rounds: readonly Measured[][]): Measured[] {
+  const secondsOf = (round: Measured[]): number => round.reduce((total, { seconds }) => total + seconds, 0)
+  return rounds.reduce((best, round) => (secondsOf(round) < secondsOf(best) ? round : best))
+}
+
+function compareEncoding(): void {
+  const rows = [['MB/s', '', 'prose', 'code', 'many scripts', 'all', 'ours / peer', 'tokens']]
+  let sizes: number[] = []
+  for (const [name, peer] of ROWS) {
+    if (values.only !== undefined && !name.includes(values.only)) continue
+    const rounds = Array.from({ length: Number(values.rounds) }, () => ({
+      ours: measureInProcess('ours', name),
+      theirs: measureInProcess(peer, name),
+    }))
+    const ours = fastest(rounds.map((round) => round.ours))
+    const theirs = fastest(rounds.map((round) => round.theirs))
+    sizes = ours.map(({ bytes }) => bytes)
+    const isSame = ours.every(({ tokens }, i) => tokens === theirs[i]!.tokens)
+    const [ourRates, theirRates] = [ratesOf(ours), ratesOf(theirs)]
+    const cells = (rates: number[]): string[] => rates.map((rate) => rate.toFixed(1))
+    const ratio = (ourRates.at(-1)! / theirRates.at(-1)!).toFixed(1)
+    rows.push([name, 'ours', ...cells(ourRates), ratio, isSame ? 'equal' : 'DIFFER'])
+    rows.push(['', peer, ...cells(theirRates), '', ''])
+  }
+  const right = 'right' as const
+  for (const line of table(rows, { align: ['left', 'left', right, right, right, right, right, 'left'] })) {
+    console.log(line)
+  }
+  console.log(`texts of ${sizes.map((bytes) => (bytes / MEGABYTE).toFixed(1)).join(', ')} MB`)
+}
+
+async function timeTraining(): Promise<void> {
+  const cl100k = fromTiktoken(rankFile('cl100k_base'), 'cl100k_base')
+  let start = performance.now()
+  cl100k.encode('a'.repeat(MEGABYTE))
+  console.log(`encoding 1 MB of one letter: ${((performance.now() - start) / 1000).toFixed(2)} s`)
+  const documents = (await prose(10 * MEGABYTE)).split(/(?<=\n)(?=\n)/)
+  const bytes = documents.reduce((sum, text) => sum + Buffer.byteLength(text), 0)
+  start = performance.now()
+  const { vocabSize } = trainTokenizer(documents, { vocabSize: 8192 + 257 })
+  const seconds = (performance.now() - start) / 1000
+  console.log(
+    `training ${vocabSize - 257} merges on ${(bytes / MEGABYTE).toFixed(1)} MB of prose: ${seconds.toFixed(2)} s`,
+  )
+}
 
 if (values.child !== undefined) {
   const [who, name] = values.child.split(' ') as [string, string]
-  console.log(JSON.stringify((await measure(who, name)) ?? null))
+  console.log(JSON.stringify(await measure(who, name)))
 } else {
-  const child = (who: string, name: string): { rate: number; tokens: number } | undefined => {
-    const { stdout, stderr, status } = spawnSync(
-      process.execPath,
-      [import.meta.filename, '--child', `${who} ${name}`],
-      { encoding: 'utf8' },
-    )
-    if (status !== 0) throw new Error(`bench/tokenizer: ${who} ${name}: ${stderr}`)
-    return (JSON.parse(stdout) as { rate: number; tokens: number } | null) ?? undefined
-  }
-  for (const [name, peers] of ROWS) {
-    if (values.only !== undefined && !name.includes(values.only)) continue
-    const best = new Map<string, number>()
-    const counts = new Set<number>()
-    for (let round = 0; round < Number(values.rounds); round++) {
-      for (const who of ['ours', ...peers]) {
-        const result = child(who, name)
-        if (result === undefined) continue
-        best.set(who, Math.max(best.get(who) ?? 0, result.rate))
-        counts.add(result.tokens)
-      }
-    }
-    const ours = best.get('ours')!
-    const others = [...best].filter(([who]) => who !== 'ours')
-    const shown = others
-      .map(([who, rate]) => `${who} ${rate.toFixed(1)} MB/s (${(ours / rate).toFixed(1)} x)`)
-      .join(', ')
-    const same = counts.size === 1 ? 'equal counts' : `token counts differ: ${[...counts].join(', ')}`
-    console.log(`${name.padEnd(12)} ours ${ours.toFixed(1)} MB/s; ${shown}; ${same}`)
-  }
-  if (values.only === undefined) {
-    const ours = fromTiktoken(rankFile('cl100k_base'), 'cl100k_base')
-    let start = performance.now()
-    ours.encode('a'.repeat(MEGABYTE))
-    console.log(`1 MB of one letter: ${((performance.now() - start) / 1000).toFixed(2)} s`)
-    const corpus = await loadDemoCorpus({ cacheDir: join(homedir(), '.cache', 'trainyard', 'demo') })
-    const documents = corpus.train.map(({ text }) => text)
-    start = performance.now()
-    const { vocabSize } = trainTokenizer(documents, { vocabSize: 8192 + 257 })
-    const bytes = documents.reduce((sum, text) => sum + Buffer.byteLength(text), 0)
-    console.log(
-      `training ${vocabSize - 257} merges on ${(bytes / MEGABYTE).toFixed(1)} MB: ${((performance.now() - start) / 1000).toFixed(2)} s`,
-    )
-  }
+  compareEncoding()
+  if (values.only === undefined) await timeTraining()
 }

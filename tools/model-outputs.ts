@@ -7,10 +7,10 @@ import { createModel, readHfConfig } from '../src/checkpoint/hf-config.ts'
 import { tensorFrom } from '../src/core/allocator.ts'
 import { Tape } from '../src/core/tape.ts'
 import { DecodingSession } from '../src/infer/generate.ts'
-import { argmax } from '../src/infer/sampler.ts'
 import { materialize } from '../src/nn/module.ts'
 import { openDevice } from '../src/open.ts'
 import { linear } from '../src/ops/linear.ts'
+import { greedyTokens } from '../src/recipes/greedy-parity.ts'
 
 const [folder, logitsFile, count, ...words] = process.argv.slice(2)
 const ids = words.map(Number)
@@ -32,13 +32,5 @@ loadHfWeights(model, folder!)
   writeFileSync(logitsFile!, Float32Array.from(logits))
 }
 
-const session = new DecodingSession(model, device)
-let logits = await session.append(ids)
-const greedy: number[] = []
-for (let i = 0; i < Number(count); i++) {
-  const next = argmax(logits)
-  greedy.push(next)
-  logits = await session.append([next])
-}
-console.log(JSON.stringify(greedy))
+console.log(JSON.stringify(await greedyTokens(new DecodingSession(model, device), ids, Number(count))))
 device.close()

@@ -1,12 +1,12 @@
 // Models from one kind of file to another without a device: Hugging Face folders (checkpoints of a run among them)
 // and llama2.c files. Every conversion reads back what it wrote, compares each tensor bit for bit with what should be
-// there, and leaves the result as `parity.json` (for a single file, beside it).
+// there, and leaves the result as `parity.json` (for a single file, beside it). Runs no model: who can, hands in
+// `compareModels`.
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import type { HostArray } from '../core/dtype.ts'
 import { CheckpointError } from '../core/errors.ts'
-import { show, sizeOf } from '../core/tensor.ts'
+import { sizeOf } from '../core/tensor.ts'
 import { readJsonObject, syncFolder, temporarySibling, writeContents, writeJson } from './files.ts'
 import { matchWeights, type TokenizerFiles } from './hf.ts'
 import {
@@ -20,30 +20,9 @@ import {
 } from './hf-config.ts'
 import { Llama2cFile, writeLlama2c } from './llama2c.ts'
 import { llama2cTokenizerFiles } from './llama2c-tokenizer.ts'
-import { convertValues, type TensorSource } from './safetensors-writer.ts'
+import { type CompareModels, compareTensors, type Parity, type StoredModel, withGreedy } from './parity.ts'
+import type { TensorSource } from './safetensors-writer.ts'
 import { WeightsFolder, writeWeightsFolder } from './weights-folder.ts'
-
-/** What `parity.json` holds: proof that the artefact is what its source was. */
-export interface Parity {
-  readonly version: 1
-  /** Name of the converted file or folder. */
-  readonly source: string
-  readonly tensors: number
-  readonly elements: number
-  /** Element types in the artefact. */
-  readonly dtypes: readonly string[]
-  /** Every tensor, read back, has exactly the bits of the source rounded to its type. Always true: else an error. */
-  readonly isBitwiseEqual: true
-  /** Largest change of an element by rounding to a narrower type; 0 where the type is the source's. */
-  readonly maxRounding: number
-}
-
-/** The report in one line, for a terminal. */
-export function paritySentence(out: string, { tensors, elements, dtypes, maxRounding }: Parity): string {
-  const size = `${tensors} tensors, ${elements.toLocaleString('en-US')} parameters in ${dtypes.join(' and ')}`
-  const rounding = maxRounding === 0 ? '' : `; rounding changed no element by more than ${maxRounding.toPrecision(2)}`
-  return `${out}: ${size}, read back bit for bit${rounding}`
-}
 
 /** Files of a folder that belong to its tokenizer, with the chat template. */
 const TOKENIZER_FILE =
@@ -59,11 +38,12 @@ export function readTokenizerFiles(folder: string): TokenizerFiles {
  * Copies a Hugging Face folder or a checkpoint into a clean folder: weights checked against config.json and under their
  * full names, without computed tables, trainer state or a tied head of their own.
  * @param dtype  element type to convert to; each tensor keeps its own where it is not given
+ * @throws CheckpointError if the folder exists, the source does not fit its config.json, or a comparison fails
  */
 export async function convertHfFolder(
   from: string,
   out: string,
-  options: { dtype?: WeightsDtype; maxShardBytes?: number } = {},
+  options: { dtype?: WeightsDtype; maxShardBytes?: number; compareModels?: CompareModels } = {},
 ): Promise<Parity> {
   const config = readHfConfig(from)
   using weights = new WeightsFolder(from)
@@ -76,6 +56,7 @@ export async function convertHfFolder(
     tokenizerFiles: readTokenizerFiles(from),
     generationConfig: readGenerationConfig(from) ?? generationConfigJson(config),
     source: basename(from),
+    model: folderModel(config, weights, names),
     ...options,
   })
 }
@@ -87,11 +68,11 @@ export async function convertHfFolder(
 export async function importLlama2c(
   from: string,
   out: string,
-  options: { tokenizer?: string; dtype?: WeightsDtype } = {},
+  options: { tokenizer?: string; dtype?: WeightsDtype; compareModels?: CompareModels } = {},
 ): Promise<Parity> {
   using file = new Llama2cFile(from)
   const { config } = file
-  const { dtype = 'f32', tokenizer } = options
+  const { dtype = 'f32', tokenizer, compareModels } = options
   const tokenizerFiles =
     tokenizer === undefined ? {} : llama2cTokenizerFiles(tokenizer, config.vocabSize, config.maxPositionEmbeddings)
   return await writeModelFolder(out, {
@@ -100,11 +81,17 @@ export async function importLlama2c(
     tokenizerFiles,
     generationConfig: generationConfigJson(config),
     source: basename(from),
+    model: llama2cModel(file),
+    ...(compareModels !== undefined && { compareModels }),
   })
 }
 
 /** Writes a Llama of a Hugging Face folder or checkpoint as a llama2.c file, with `<out>.parity.json` beside it. */
-export async function exportLlama2c(from: string, out: string): Promise<Parity> {
+export async function exportLlama2c(
+  from: string,
+  out: string,
+  options: { compareModels?: CompareModels } = {},
+): Promise<Parity> {
   const config = readHfConfig(from)
   if (config.modelType !== 'llama') {
     throw new CheckpointError(
@@ -117,7 +104,9 @@ export async function exportLlama2c(from: string, out: string): Promise<Parity> 
   await writeLlama2c(out, config, weights, names)
   using written = new Llama2cFile(out)
   const expected = [...names].map(([name, fileName]) => fileSource(weights, fileName, { name, dtype: 'f32' }))
-  const parity = await compareTensors(expected, written.tensors(), basename(from), out)
+  const bits = await compareTensors(expected, written.tensors(), basename(from), out)
+  const model = folderModel(config, weights, names)
+  const parity = await withGreedy(bits, model, llama2cModel(written), out, options.compareModels)
   await writeJson(`${out}.parity.json`, parity)
   return parity
 }
@@ -129,6 +118,9 @@ interface ModelFolder {
   readonly tokenizerFiles: TokenizerFiles
   readonly generationConfig: object
   readonly source: string
+  /** The source itself, to compare with. */
+  readonly model: StoredModel
+  readonly compareModels?: CompareModels
   readonly maxShardBytes?: number
 }
 
@@ -147,7 +139,9 @@ async function writeModelFolder(out: string, parts: ModelFolder): Promise<Parity
       await writeContents(join(folder, name), contents)
     using written = new WeightsFolder(folder)
     const actual = written.names.map((name) => fileSource(written, name))
-    const parity = await compareTensors(parts.sources(), actual, parts.source, out)
+    const bits = await compareTensors(parts.sources(), actual, parts.source, out)
+    const artefact = folderModel(readHfConfig(folder), written)
+    const parity = await withGreedy(bits, parts.model, artefact, out, parts.compareModels)
     await writeJson(join(folder, 'parity.json'), parity)
     renameSync(folder, out)
     syncFolder(dirname(out))
@@ -156,6 +150,26 @@ async function writeModelFolder(out: string, parts: ModelFolder): Promise<Parity
     await rm(folder, { recursive: true, force: true })
     throw error
   }
+}
+
+/** @param fileNames  Hugging Face name -> name in the files, where they differ */
+function folderModel(config: HfConfig, weights: WeightsFolder, fileNames?: ReadonlyMap<string, string>): StoredModel {
+  return { config, readTensor: async (name) => weights.readNumbers(fileNames?.get(name) ?? name) }
+}
+
+function llama2cModel(file: Llama2cFile): StoredModel {
+  const tensors = new Map(file.tensors().map((tensor) => [tensor.name, tensor]))
+  return { config: file.config, readTensor: async (name) => await wholeTensor(tensors.get(name)!) }
+}
+
+async function wholeTensor({ shape, chunks }: TensorSource): Promise<Float32Array> {
+  const values = new Float32Array(sizeOf(shape))
+  let used = 0
+  for await (const chunk of chunks()) {
+    values.set(chunk, used)
+    used += chunk.length
+  }
+  return values
 }
 
 /** What config.json says about the weights: the type of most elements. */
@@ -183,88 +197,6 @@ function fileSource(
   }
   const dtype = options.dtype ?? entry.dtype
   return { name: options.name ?? fileName, dtype, shape: entry.shape, chunks: () => weights.chunks(fileName) }
-}
-
-/** Reads both sides again, piece by piece. @throws CheckpointError at the first difference */
-async function compareTensors(
-  expected: readonly TensorSource[],
-  actual: readonly TensorSource[],
-  source: string,
-  path: string,
-): Promise<Parity> {
-  const byName = new Map(actual.map((tensor) => [tensor.name, tensor]))
-  if (byName.size !== expected.length) {
-    throw new CheckpointError(`${path}: ${expected.length} tensors were written, but ${byName.size} are there`)
-  }
-  let maxRounding = 0
-  for (const tensor of expected) {
-    const twin = byName.get(tensor.name)
-    const rounding = twin === undefined ? undefined : await compareTensor(tensor, twin)
-    if (rounding === undefined) {
-      throw new CheckpointError(
-        `${path}: tensor ${tensor.name} does not read back as it was written; the disk or memory failed`,
-      )
-    }
-    maxRounding = Math.max(maxRounding, rounding)
-  }
-  return {
-    version: 1,
-    source,
-    tensors: expected.length,
-    elements: expected.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
-    dtypes: [...new Set(expected.map(({ dtype }) => dtype))].sort(),
-    isBitwiseEqual: true,
-    maxRounding,
-  }
-}
-
-/** Largest rounding of an element, or undefined where a bit differs from the rounded source. */
-async function compareTensor(expected: TensorSource, actual: TensorSource): Promise<number | undefined> {
-  if (expected.dtype !== actual.dtype || show(expected.shape) !== show(actual.shape)) return undefined
-  const written = new Cursor(actual.chunks())
-  let maxRounding = 0
-  for await (const chunk of expected.chunks()) {
-    for (let from = 0; from < chunk.length; ) {
-      const found = await written.next(chunk.length - from)
-      if (found === undefined) return undefined
-      const wanted = chunk.subarray(from, from + found.length)
-      const [a, b] = [convertValues(wanted, expected.dtype), convertValues(found, expected.dtype)]
-      if (Buffer.compare(bytesOf(a), bytesOf(b)) !== 0) return undefined
-      for (let i = 0; i < wanted.length; i++) {
-        const rounding = Math.abs(wanted[i]! - found[i]!)
-        if (rounding > maxRounding && rounding !== Number.POSITIVE_INFINITY) maxRounding = rounding
-      }
-      from += found.length
-    }
-  }
-  return (await written.next(1)) === undefined ? maxRounding : undefined
-}
-
-function bytesOf(values: HostArray): Uint8Array {
-  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
-}
-
-/** Hands out the elements of pieces in portions of at most a wanted length. */
-class Cursor {
-  readonly #pieces: AsyncIterator<HostArray> | Iterator<HostArray>
-  #piece: HostArray = new Uint8Array(0)
-  #used = 0
-
-  constructor(chunks: Iterable<HostArray> | AsyncIterable<HostArray>) {
-    this.#pieces = Symbol.asyncIterator in chunks ? chunks[Symbol.asyncIterator]() : chunks[Symbol.iterator]()
-  }
-
-  async next(count: number): Promise<HostArray | undefined> {
-    while (this.#used === this.#piece.length) {
-      const result = await this.#pieces.next()
-      if (result.done === true) return undefined
-      this.#piece = result.value
-      this.#used = 0
-    }
-    const portion = this.#piece.subarray(this.#used, this.#used + count)
-    this.#used += portion.length
-    return portion
-  }
 }
 
 function readGenerationConfig(folder: string): object | undefined {

@@ -36,6 +36,8 @@ export interface PrepareOptions {
   readonly overwrite?: boolean | undefined
   /** Called after every document, and waited for. */
   readonly onProgress?: ((progress: PrepareProgress) => void | Promise<void>) | undefined
+  /** Called when all documents are encoded, before the manifests make the folders into datasets. */
+  readonly beforeFinish?: (() => void) | undefined
   /** Once aborted, the next document ends the work with a DataError, and nothing is left behind. */
   readonly signal?: AbortSignal | undefined
 }
@@ -95,8 +97,10 @@ export async function prepareData(options: PrepareOptions): Promise<PreparedData
     }
     isHeldOut.checkAllFound()
     checkNotEmpty(options, report, train, validation)
-    const result = { trainDir, train: train.finish(report), report }
-    return validation === undefined ? result : { ...result, validationDir, validation: validation.finish(report) }
+    options.beforeFinish?.()
+    // Train comes last: where it is finished, everything is.
+    const heldOut = validation && { validationDir, validation: validation.finish(report) }
+    return { trainDir, train: train.finish(report), report, ...heldOut }
   } catch (error) {
     train.abort()
     validation?.abort()

@@ -139,11 +139,12 @@ export class ShardWriter {
     return manifest
   }
 
-  /** Gives up: removes what is half written; the folder has no manifest, so it counts as unfinished. */
+  /** Gives up: removes what it has written. */
   abort(): void {
     this.#open?.tokensFile.abort()
     this.#open?.documentsFile.abort()
     this.#open = undefined
+    clearOldDataset(this.#folder, true)
   }
 
   #openShard(): OpenShard {

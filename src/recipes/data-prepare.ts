@@ -1,11 +1,10 @@
 // trainyard data prepare: text files into token shards, a held-out part beside them, and the tokenizer with both.
-import { mkdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
 import type { RunContext } from '../config/context.ts'
 import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
-import { ConfigError } from '../core/errors.ts'
+import { ConfigError, DataError } from '../core/errors.ts'
 import { type Document, ReadReport } from '../data/document.ts'
 import type { Manifest } from '../data/manifest.ts'
 import { holdOut, prepareData, type ValidationChoice } from '../data/prepare.ts'
@@ -17,7 +16,7 @@ import { trainFromCounts } from '../data/tokenizer/train.ts'
 import { formatBytes, formatCount, formatDuration } from '../display/format.ts'
 import { table } from '../display/text.ts'
 import { ProgressLine } from './progress.ts'
-import { readOptionsOf, textFields, writeTokenizer } from './text-fields.ts'
+import { describeRate, readOptionsOf, textFields, writeTokenizer } from './text-fields.ts'
 
 const config = z.object({
   paths: field(z.array(z.string().min(1)).min(1), { describe: 'files and folders to read', example: 'books' }),
@@ -78,11 +77,8 @@ export default defineRecipe({
     if (tokenizer === undefined) return
     const folder = resolve(context.cwd, options.out)
     const line = new ProgressLine(context, 'encoding')
-    const {
-      train,
-      validation: heldOut,
-      report,
-    } = await prepareData({
+    const encodingStarted = performance.now()
+    const prepared = await prepareData({
       sources: paths.map((path) => ({ path, read })),
       tokenizer,
       outDir: folder,
@@ -95,12 +91,19 @@ export default defineRecipe({
       onProgress: (progress) =>
         line.show(() => {
           const { documents, textBytes, tokens } = progress
-          return `${formatCount(documents)} documents, ${formatBytes(textBytes)}, ${formatCount(tokens)} tokens`
+          return `${formatCount(documents)} documents, ${describeRate(textBytes, encodingStarted)}, ${formatCount(tokens)} tokens`
         }),
+      beforeFinish: () => writeTokenizer(tokenizer, join(folder, 'tokenizer')),
+    }).catch((error: unknown) => {
+      line.stop()
+      // An interrupted program ends as such, with its exit code, and not as one that failed.
+      if (!context.signal.aborted || !(error instanceof DataError)) throw error
+      context.warn(error.message)
+      return undefined
     })
+    if (prepared === undefined) return
     line.stop()
-    mkdirSync(folder, { recursive: true })
-    await writeTokenizer(tokenizer, join(folder, 'tokenizer'))
+    const { train, validation: heldOut, report } = prepared
     const rows = [['', 'documents', 'text', 'tokens', 'bytes per token']]
     const row = (name: string, { totalDocuments, totalTextBytes, totalTokens }: Manifest): string[] => [
       name,
@@ -143,11 +146,13 @@ async function openTokenizer(
   const counter = new PieceCounter()
   const isHeldOut = holdOut(validation)
   const line = new ProgressLine(context, 'training the tokenizer')
-  let documents = 0
+  const started = performance.now()
+  let [documents, bytes] = [0, 0]
   for await (const document of readDocuments(paths, read, new ReadReport()) as AsyncIterable<Document>) {
     if (!isHeldOut.has(document)) counter.add(document.text)
     documents++
-    await line.show(() => `${formatCount(documents)} documents`)
+    bytes += Buffer.byteLength(document.text)
+    await line.show(() => `${formatCount(documents)} documents, ${describeRate(bytes, started)}`)
     if (context.signal.aborted) break
   }
   line.stop()

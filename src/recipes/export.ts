@@ -1,12 +1,14 @@
 // trainyard export hf | llama2c: a run's model for other programs: transformers and everything that reads its folders,
-// or llama2.c. Every export reads back what it wrote and leaves a parity report.
+// or llama2.c. Every export reads back what it wrote, compares what both models say, and leaves a parity report.
 import { resolve } from 'node:path'
 import { z } from 'zod'
-import { convertHfFolder, exportLlama2c, paritySentence } from '../checkpoint/convert.ts'
+import { convertHfFolder, exportLlama2c } from '../checkpoint/convert.ts'
 import { findModelFolder } from '../checkpoint/model-folder.ts'
+import { paritySentence } from '../checkpoint/parity.ts'
 import type { RunContext } from '../config/context.ts'
 import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
+import { checkTokens, compareGreedily } from './greedy-parity.ts'
 
 const checkpoint = field(z.string().min(1), {
   describe: 'run (its newest complete checkpoint is taken), checkpoint or Hugging Face folder',
@@ -35,13 +37,18 @@ export const exportHf = defineRecipe({
       describe: 'weights above this size are cut into several files',
       unit: 'bytes',
     }),
+    checkTokens,
   }),
   positional: ['checkpoint'],
   async run(config, context) {
     const { dtype, maxShardBytes } = config
     const from = source(config.checkpoint, context)
     const out = resolve(context.cwd, config.out)
-    const parity = await convertHfFolder(from, out, { maxShardBytes, ...(dtype !== 'keep' && { dtype }) })
+    const parity = await convertHfFolder(from, out, {
+      maxShardBytes,
+      compareModels: compareGreedily(config.checkTokens, context),
+      ...(dtype !== 'keep' && { dtype }),
+    })
     context.log(paritySentence(config.out, parity))
   },
 })
@@ -55,11 +62,14 @@ export const exportLlama2cRecipe = defineRecipe({
   config: z.object({
     checkpoint,
     out: field(z.string().min(1), { describe: 'file to write; it must not exist yet', example: 'tiny.bin' }),
+    checkTokens,
   }),
   positional: ['checkpoint'],
   async run(config, context) {
     const from = source(config.checkpoint, context)
-    const parity = await exportLlama2c(from, resolve(context.cwd, config.out))
+    const parity = await exportLlama2c(from, resolve(context.cwd, config.out), {
+      compareModels: compareGreedily(config.checkTokens, context),
+    })
     context.log(paritySentence(config.out, parity))
   },
 })

@@ -1,11 +1,13 @@
 // trainyard import hf | llama2c: models of others into a folder of ours, which is a Hugging Face folder. Every import
-// reads back what it wrote and leaves parity.json in it.
+// reads back what it wrote, compares what both models say, and leaves parity.json in it.
 import { resolve } from 'node:path'
 import { z } from 'zod'
-import { convertHfFolder, importLlama2c, paritySentence } from '../checkpoint/convert.ts'
+import { convertHfFolder, importLlama2c } from '../checkpoint/convert.ts'
 import { findModelFolder } from '../checkpoint/model-folder.ts'
+import { paritySentence } from '../checkpoint/parity.ts'
 import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
+import { checkTokens, compareGreedily } from './greedy-parity.ts'
 
 const out = field(z.string().min(1), { describe: 'folder to make; it must not exist yet', example: 'models/mine' })
 
@@ -24,13 +26,17 @@ export const importHf = defineRecipe({
     dtype: field(z.enum(['keep', 'f32', 'bf16', 'f16']).default('keep'), {
       describe: 'element type of the weights written; keep leaves each tensor its own',
     }),
+    checkTokens,
   }),
   positional: ['folder'],
   async run(config, context) {
     const { folder, warnings } = findModelFolder(resolve(context.cwd, config.folder))
     for (const warning of warnings) context.warn(warning)
     const target = resolve(context.cwd, config.out)
-    const parity = await convertHfFolder(folder, target, config.dtype === 'keep' ? {} : { dtype: config.dtype })
+    const parity = await convertHfFolder(folder, target, {
+      ...(config.dtype !== 'keep' && { dtype: config.dtype }),
+      compareModels: compareGreedily(config.checkTokens, context),
+    })
     context.log(paritySentence(config.out, parity))
   },
 })
@@ -54,6 +60,7 @@ export const importLlama2cRecipe = defineRecipe({
     }),
     out,
     dtype: field(z.enum(['f32', 'bf16', 'f16']).default('f32'), { describe: 'element type of the weights written' }),
+    checkTokens,
   }),
   positional: ['model'],
   async run(config, context) {
@@ -61,6 +68,7 @@ export const importLlama2cRecipe = defineRecipe({
     const { dtype, tokenizer } = config
     const parity = await importLlama2c(path(config.model), path(config.out), {
       dtype,
+      compareModels: compareGreedily(config.checkTokens, context),
       ...(tokenizer !== undefined && { tokenizer: path(tokenizer) }),
     })
     context.log(paritySentence(config.out, parity))

@@ -1,12 +1,14 @@
 // What tokenizer train and data prepare share: options of reading text, names of splitting patterns, writing a tokenizer.
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { field } from '../config/field.ts'
+import { AtomicFile } from '../data/atomic-file.ts'
 import type { ReadOptions } from '../data/readers.ts'
 import { tokenizerFiles } from '../data/tokenizer/load.ts'
 import { GPT2_PATTERN, LLAMA3_PATTERN, O200K_PATTERN, QWEN2_PATTERN } from '../data/tokenizer/pretokenize.ts'
 import type { Tokenizer } from '../data/tokenizer/tokenizer.ts'
+import { formatBytes } from '../display/format.ts'
 
 /** Splitting patterns by the family that introduced them. */
 export const PATTERNS = {
@@ -43,8 +45,23 @@ export function readOptionsOf({ format, field, split, separator }: TextOptions):
   return { field, split, separator, ...(format !== 'auto' && { format }) }
 }
 
-/** Writes the files of a tokenizer into a folder, made if need be. */
-export async function writeTokenizer(tokenizer: Tokenizer, folder: string): Promise<void> {
-  await mkdir(folder, { recursive: true })
-  for (const [name, content] of Object.entries(tokenizerFiles(tokenizer))) await writeFile(join(folder, name), content)
+/** Writes the files of a tokenizer into a folder, made if need be; each appears whole or not at all. */
+export function writeTokenizer(tokenizer: Tokenizer, folder: string): void {
+  mkdirSync(folder, { recursive: true })
+  for (const [name, content] of Object.entries(tokenizerFiles(tokenizer))) {
+    const file = new AtomicFile(join(folder, name))
+    try {
+      file.write(Buffer.from(content))
+    } catch (error) {
+      file.abort()
+      throw error
+    }
+    file.commit()
+  }
+}
+
+/** How much has been read in how long: '12.0 MB at 31.5 MB/s'. */
+export function describeRate(bytes: number, startedMs: number): string {
+  const rate = (bytes * 1000) / (performance.now() - startedMs)
+  return `${formatBytes(bytes)} at ${formatBytes(rate)}/s`
 }

@@ -1,6 +1,7 @@
 // trainyard tokenizer train | encode | decode | inspect: byte-level BPE from text, and a look into any tokenizer.
+import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
-import { resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { z } from 'zod'
 import type { RunContext } from '../config/context.ts'
 import { field } from '../config/field.ts'
@@ -12,10 +13,11 @@ import { loadTokenizer } from '../data/tokenizer/load.ts'
 import { PieceCounter } from '../data/tokenizer/piece-counter.ts'
 import type { Tokenizer } from '../data/tokenizer/tokenizer.ts'
 import { END_OF_TEXT, trainFromCounts } from '../data/tokenizer/train.ts'
+import { decodeUtf8 } from '../data/utf8.ts'
 import { formatBytes, formatCount } from '../display/format.ts'
 import { type Color, clip, paint } from '../display/text.ts'
 import { ProgressLine } from './progress.ts'
-import { PATTERNS, type PatternName, readOptionsOf, textFields, writeTokenizer } from './text-fields.ts'
+import { describeRate, PATTERNS, type PatternName, readOptionsOf, textFields, writeTokenizer } from './text-fields.ts'
 
 const tokenizerField = field(z.string().min(1), {
   describe: 'folder with a tokenizer.json, such a file, or a rank file named for its encoding',
@@ -46,10 +48,17 @@ export const tokenizerTrain = defineRecipe({
     }),
     minFrequency: field(z.number().int().min(1).default(2), { describe: 'pairs that occur less often stay apart' }),
     ...textFields,
+    overwrite: field(z.boolean().default(false), { describe: 'replace a tokenizer that is there' }),
   }),
   positional: ['paths'],
   async run(config, context) {
     const started = performance.now()
+    const folder = resolve(context.cwd, config.out)
+    if (!config.overwrite && existsSync(join(folder, 'tokenizer.json'))) {
+      throw new ConfigError(
+        `tokenizer train: ${config.out} already holds a tokenizer; choose another folder, or say --overwrite`,
+      )
+    }
     const counter = new PieceCounter(PATTERNS[config.pattern])
     const report = new ReadReport()
     let [documents, bytes] = [0, 0]
@@ -59,10 +68,11 @@ export const tokenizerTrain = defineRecipe({
       counter.add(text)
       documents++
       bytes += Buffer.byteLength(text)
-      await reading.show(() => `${formatCount(documents)} documents, ${formatBytes(bytes)}`)
-      if (context.signal.aborted) return
+      await reading.show(() => `${formatCount(documents)} documents, ${describeRate(bytes, started)}`)
+      if (context.signal.aborted) break
     }
     reading.stop()
+    if (context.signal.aborted) return
     if (documents === 0) {
       const dropped = report.describeDropped()
       throw new DataError(`tokenizer train: expected text, found no document${dropped && `; dropped: ${dropped}`}`)
@@ -73,8 +83,7 @@ export const tokenizerTrain = defineRecipe({
       pattern: PATTERNS[config.pattern],
       minFrequency: config.minFrequency,
     })
-    const folder = resolve(context.cwd, config.out)
-    await writeTokenizer(tokenizer, folder)
+    writeTokenizer(tokenizer, folder)
     const seconds = (performance.now() - started) / 1000
     if (report.describeDropped() !== '') context.warn(`left out: ${report.describeDropped()}`)
     if (tokenizer.vocabSize < config.vocabSize) {
@@ -169,8 +178,10 @@ async function inputText(
 ): Promise<string> {
   if (text !== undefined && file !== undefined) throw new ConfigError(`${who}: give --text or --file, not both`)
   if (text !== undefined) return text
-  if (file !== undefined) return await readFile(resolve(context.cwd, file), 'utf8')
-  return Buffer.from(await context.readInput()).toString('utf8')
+  const bytes = file === undefined ? await context.readInput() : await readFile(resolve(context.cwd, file))
+  const { text: read, replacedBytes } = decodeUtf8(Buffer.from(bytes))
+  if (replacedBytes > 0) context.warn(`${who}: ${replacedBytes} bytes were no UTF-8: U+FFFD stands in their place`)
+  return read
 }
 
 const COLORS: readonly Color[] = ['cyan', 'yellow', 'green', 'magenta']

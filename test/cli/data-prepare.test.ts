@@ -1,13 +1,16 @@
 // trainyard data prepare through the real program: files of several kinds become shards that pretrain trains on, the
 // held-out documents are not in the tokenizer, nothing is overwritten unasked.
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import { TokenDataset } from '../../src/data/dataset.ts'
 import { loadTokenizer } from '../../src/data/tokenizer/load.ts'
-import { emptyFolder, trainyard } from './program.ts'
+import { emptyFolder, PROGRAM, trainyard } from './program.ts'
 
 const folder = emptyFolder()
 const run = (...words: string[]) => trainyard(words, {}, folder)
@@ -96,6 +99,27 @@ test('a dataset that is there stays, unless it is to be replaced', () => {
   assert.equal(replaced.status, 0, replaced.stderr)
   assert.equal(TokenDataset.open(join(folder, 'data', 'train')).documentCount, 33)
   assert.ok(!existsSync(join(folder, 'data', 'validation', 'manifest.json')))
+})
+
+test('an interrupted run ends with 130 and leaves no shard, and the next one needs no --overwrite', async () => {
+  // Numbers do not repeat, so encoding takes seconds; small shards, so that some are complete by then.
+  const numbers = (i: number): string => Array.from({ length: 2000 }, (_, k) => (i * 2000 + k) * 7919).join(' ')
+  const long = Array.from({ length: 2500 }, (_, i) => JSON.stringify({ text: numbers(i) })).join('\n')
+  writeFileSync(join(folder, 'long.jsonl'), long)
+  const words = ['--tokenizer', 'data', '--validation-fraction', '0', '--max-tokens-per-shard', '100000']
+  const child = spawn(process.execPath, [PROGRAM, 'data', 'prepare', 'long.jsonl', '--out', 'cut', ...words], {
+    cwd: folder,
+    stdio: 'ignore',
+  })
+  const ended = once(child, 'exit')
+  const firstShard = join(folder, 'cut', 'train', 'tokens-00000.bin')
+  while (child.exitCode === null && !existsSync(firstShard)) await sleep(5)
+  assert.ok(existsSync(firstShard))
+  child.kill('SIGINT')
+  assert.deepEqual(await ended, [130, null])
+  assert.deepEqual(readdirSync(join(folder, 'cut'), { recursive: true }), ['train'])
+  assert.equal(run('data', 'prepare', 'in', '--out', 'cut', ...words).status, 0)
+  assert.ok(TokenDataset.open(join(folder, 'cut', 'train')).documentCount > 30)
 })
 
 test('bad input gets one sentence and leaves nothing that looks finished', () => {

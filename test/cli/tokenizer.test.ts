@@ -41,6 +41,30 @@ test('what is encoded decodes to the same bytes, from a file and through pipes',
   assert.equal(piped(['decode', 'mine'], ids), WEIRD)
 })
 
+test('a tokenizer that is there stays, unless it is to be replaced', () => {
+  const path = join(folder, 'kept', 'tokenizer.json')
+  run('train', 'a.txt', '--vocab-size', '280', '--out', 'kept')
+  const before = readFileSync(path, 'utf8')
+  const words = ['train', 'a.txt', '--vocab-size', '270', '--out', 'kept']
+  const refused = run(...words)
+  assert.equal(refused.status, 2)
+  assert.match(refused.stderr, /kept already holds a tokenizer; .*--overwrite/)
+  assert.equal(readFileSync(path, 'utf8'), before)
+  assert.equal(run(...words, '--overwrite').status, 0)
+  assert.notEqual(readFileSync(path, 'utf8'), before)
+})
+
+test('bytes that are no UTF-8 and halves of characters become U+FFFD, and are told', () => {
+  // A lone surrogate in JSON's spelling, which the shortest tokenizer must learn from and encode.
+  writeFileSync(join(folder, 'half.jsonl'), '{"text": "half \\ud83d of it, half \\ud83d of it"}\n')
+  assert.equal(run('train', 'half.jsonl', '--vocab-size', '262', '--out', 'half').status, 0)
+  writeFileSync(join(folder, 'bad.txt'), Buffer.from([0x61, 0xff, 0x62, 0xed, 0xa0, 0xbd, 0x63, 0x00]))
+  const encoded = run('encode', 'half', '--file', 'bad.txt', '--json')
+  assert.match(encoded.stderr, /4 bytes were no UTF-8/)
+  writeFileSync(join(folder, 'bad.json'), encoded.stdout)
+  assert.equal(run('decode', 'half', '--file', 'bad.json').stdout, 'a\ufffdb\ufffd\ufffd\ufffdc\u0000')
+})
+
 test("ids are tiktoken's for GPT-2's rank file, and part of a character decodes to its bytes", () => {
   writeFileSync(join(folder, 'gpt2.tiktoken'), rankFile('gpt2'))
   const theirs = [...get_encoding('gpt2').encode(WEIRD, 'all')]

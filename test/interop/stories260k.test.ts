@@ -28,7 +28,8 @@ describe('stories260K', { skip }, () => {
 
   test('gives the published text of 200 greedy steps', () => {
     const published = readFileSync(join(SHARED, 'models/stories260K-greedy-200-steps.txt'), 'utf8')
-    assert.equal(greedy('stories', 200).trimEnd(), published.trimEnd())
+    // 200 steps after the start token; generate ends its text with a line feed for the terminal.
+    assert.equal(greedy('stories', 200), `${published}\n`)
   })
 
   test('learns a new text in one epoch, and exports what it learned', () => {

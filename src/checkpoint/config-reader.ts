@@ -1,6 +1,7 @@
 // Reads the fields of a config.json one by one: present or defaulted, of the right type, in range. Every refusal is a
 // ConfigError that names the file and the key.
 import { ConfigError } from '../core/errors.ts'
+import { shown } from '../core/json.ts'
 import { isJsonObject, type JsonObject } from './files.ts'
 
 export class ConfigReader {
@@ -18,11 +19,11 @@ export class ConfigReader {
     return this.#json[key] ?? undefined
   }
 
-  /** A whole number of at least `min`. Without a fallback the key must be there. */
-  integer(key: string, fallback?: number, min = 1): number {
+  /** A whole number from 1 to `max`. Without a fallback the key must be there. */
+  integer(key: string, fallback?: number, max = 2 ** 31 - 1): number {
     const value = this.raw(key) ?? fallback
-    if (typeof value === 'number' && Number.isSafeInteger(value) && value >= min && value < 2 ** 31) return value
-    return this.#refuse(key, `a whole number from ${min} to 2^31`, value)
+    if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 1 && value <= max) return value
+    return this.#refuse(key, `a whole number from 1 to ${max}`, value)
   }
 
   /** A finite number above zero. */
@@ -70,7 +71,7 @@ export class ConfigReader {
     const written = this.raw(key)
     if (written !== undefined && written !== value) {
       throw new ConfigError(
-        `${this.path}: ${key} ${JSON.stringify(written)} is not supported, only ${JSON.stringify(value)} is; this model cannot be loaded`,
+        `${this.path}: ${key} ${shown(written)} is not supported, only ${shown(value)} is; this model cannot be loaded`,
       )
     }
   }
@@ -85,7 +86,6 @@ export class ConfigReader {
   }
 
   #refuse(key: string, expected: string, value: unknown): never {
-    const got = value === undefined ? 'nothing' : JSON.stringify(value)
-    throw new ConfigError(`${this.path}: ${key} must be ${expected}, got ${got}`)
+    throw new ConfigError(`${this.path}: ${key} must be ${expected}, got ${shown(value)}`)
   }
 }

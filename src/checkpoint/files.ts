@@ -14,6 +14,7 @@ import {
 } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { CheckpointError } from '../core/errors.ts'
+import { parseJson, shown } from '../core/json.ts'
 
 /** A name for temporary things beside `path`: hidden, and never used twice. */
 export function temporarySibling(path: string, kind = 'tmp'): string {
@@ -99,7 +100,7 @@ export function isJsonObject(value: unknown): value is JsonObject {
 export function readJsonObject(path: string): JsonObject {
   let value: unknown
   try {
-    value = JSON.parse(readFileSync(path, 'utf8'))
+    value = parseJson(readFileSync(path, 'utf8'))
   } catch (cause) {
     const isAbsent = (cause as NodeJS.ErrnoException).code === 'ENOENT'
     const what = isAbsent ? 'there is no such file' : `it is not readable JSON (${(cause as Error).message})`
@@ -107,7 +108,7 @@ export function readJsonObject(path: string): JsonObject {
   }
   if (!isJsonObject(value)) {
     throw new CheckpointError(
-      `${path}: expected a JSON object, got ${Array.isArray(value) ? 'an array' : String(value)}`,
+      `${path}: expected a JSON object, got ${Array.isArray(value) ? 'an array' : shown(value)}`,
     )
   }
   return value

@@ -1,6 +1,7 @@
 // config.json of Hugging Face to our config types and back, one row per model family. Options that would change the
 // computation are either understood or refused by name; keys that transformers itself ignores are ignored.
 import { ConfigError } from '../core/errors.ts'
+import { shown } from '../core/json.ts'
 import type { DecoderModel } from '../models/decoder.ts'
 import { Gpt2, type Gpt2Config } from '../models/gpt2.ts'
 import { Llama, type LlamaConfig } from '../models/llama.ts'
@@ -15,6 +16,9 @@ export type HfConfig = Gpt2Config | LlamaConfig
 export const TORCH_DTYPES = { f64: 'float64', f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as const
 
 export type WeightsDtype = keyof typeof TORCH_DTYPES
+
+/** Objects are made for every layer before any weight is seen: a damaged number must not make millions of them. */
+const MAX_LAYERS = 4096
 
 interface Family {
   /** Class in transformers that loads the folder. */
@@ -38,7 +42,7 @@ export function parseHfConfig(json: JsonObject, path: string): HfConfig {
   const modelType = json.model_type
   if (typeof modelType !== 'string' || !Object.hasOwn(FAMILIES, modelType)) {
     throw new ConfigError(
-      `${path}: model_type must be one of ${Object.keys(FAMILIES).join(', ')}, got ${JSON.stringify(modelType) ?? 'nothing'}`,
+      `${path}: model_type must be one of ${Object.keys(FAMILIES).join(', ')}, got ${shown(modelType)}`,
     )
   }
   const reader = new ConfigReader(json, path)
@@ -69,7 +73,7 @@ function readGpt2(json: ConfigReader): Gpt2Config {
     vocabSize,
     hiddenSize,
     intermediateSize: json.integer('n_inner', 4 * hiddenSize),
-    numHiddenLayers: json.integer('n_layer'),
+    numHiddenLayers: json.integer('n_layer', undefined, MAX_LAYERS),
     numAttentionHeads: json.integer('n_head'),
     maxPositionEmbeddings: json.integer('n_positions', 1024),
     layerNormEps: json.positive('layer_norm_epsilon', 1e-5),
@@ -94,7 +98,7 @@ function readLlama(json: ConfigReader): LlamaConfig {
     vocabSize,
     hiddenSize,
     intermediateSize: json.integer('intermediate_size'),
-    numHiddenLayers: json.integer('num_hidden_layers'),
+    numHiddenLayers: json.integer('num_hidden_layers', undefined, MAX_LAYERS),
     numAttentionHeads,
     numKeyValueHeads: json.integer('num_key_value_heads', numAttentionHeads),
     headDim,

@@ -22,7 +22,12 @@ const FIRST_BYTE = 3
  * @throws TokenizerError if the file is cut off, has a rest, or its pieces are not text
  */
 export function readLlama2cTokenizer(path: string, vocabSize: number): Piece[] {
-  const bytes = readFileSync(path)
+  let bytes: Buffer
+  try {
+    bytes = readFileSync(path)
+  } catch (cause) {
+    throw new TokenizerError(`${path}: expected a llama2.c tokenizer, but the file cannot be read`, { cause })
+  }
   const pieces: Piece[] = []
   let position = 4
   const cut = (): never => {
@@ -140,12 +145,13 @@ export function llama2cTokenizerFiles(path: string, vocabSize: number, maxPositi
 function mergesOf(pieces: readonly Piece[]): [string, string][] {
   const ids = new Map(pieces.map(({ text }, id) => [text, id]))
   const merges: { left: string; right: string; score: number }[] = []
+  // Only where both parts have the length of some piece: a long piece of a damaged file has a great many other cuts.
+  const lengths = new Set(pieces.map(({ text }) => text.length))
   for (const { text, score } of pieces.slice(FIRST_BYTE + 256)) {
-    const symbols = [...text]
     const cuts: { left: string; right: string; score: number }[] = []
-    for (let i = 1; i < symbols.length; i++) {
-      const left = symbols.slice(0, i).join('')
-      const right = symbols.slice(i).join('')
+    for (let at = 1; at < text.length; at++) {
+      if (!lengths.has(at) || !lengths.has(text.length - at)) continue
+      const [left, right] = [text.slice(0, at), text.slice(at)]
       if (ids.has(left) && ids.has(right)) cuts.push({ left, right, score })
     }
     cuts.sort((a, b) => ids.get(a.left)! - ids.get(b.left)! || ids.get(a.right)! - ids.get(b.right)!)

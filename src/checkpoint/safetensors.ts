@@ -4,7 +4,8 @@
 import { closeSync, fstatSync, openSync } from 'node:fs'
 import type { HostArray } from '../core/dtype.ts'
 import { CheckpointError } from '../core/errors.ts'
-import { show, sizeOf } from '../core/tensor.ts'
+import { parseJson, shown } from '../core/json.ts'
+import { sizeOf } from '../core/tensor.ts'
 import { isJsonObject, readExactly } from './files.ts'
 import { bfloatToFloat, halfToFloat } from './half.ts'
 
@@ -60,7 +61,7 @@ export interface SafetensorsHeader {
 export function parseHeader(json: Uint8Array, fileSize: number, path: string): SafetensorsHeader {
   let header: unknown
   try {
-    header = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(json))
+    header = parseJson(new TextDecoder('utf-8', { fatal: true }).decode(json))
   } catch (cause) {
     throw new CheckpointError(`${path}: its safetensors header is not JSON in UTF-8; the file is damaged`, { cause })
   }
@@ -92,13 +93,15 @@ function checkEntry(name: string, value: unknown, dataStart: number, fileSize: n
   const dtype = typeof written === 'string' ? (written.toLowerCase() as FileDtype) : undefined
   if (dtype === undefined || !Object.hasOwn(FILE_DTYPE_BYTES, dtype) || written !== dtype.toUpperCase()) {
     const known = Object.keys(FILE_DTYPE_BYTES).join(', ').toUpperCase()
-    return fail(`unknown dtype ${printable(String(written))}, expected one of ${known}`)
+    return fail(
+      `unknown dtype ${typeof written === 'string' ? printable(written) : shown(written)}, expected one of ${known}`,
+    )
   }
   if (!Array.isArray(shape) || !shape.every(isCount)) {
-    return fail(`shape must be an array of whole numbers from 0, got ${printable(JSON.stringify(shape))}`)
+    return fail(`shape must be an array of whole numbers from 0, got ${shown(shape)}`)
   }
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
-    return fail(`data_offsets must be two whole numbers from 0, got ${printable(JSON.stringify(offsets))}`)
+    return fail(`data_offsets must be two whole numbers from 0, got ${shown(offsets)}`)
   }
   const [from, to] = offsets as [number, number]
   if (from > to || to > fileSize - dataStart) {
@@ -108,9 +111,7 @@ function checkEntry(name: string, value: unknown, dataStart: number, fileSize: n
   }
   const needed = sizeOf(shape as number[]) * FILE_DTYPE_BYTES[dtype]
   if (needed !== to - from) {
-    return fail(
-      `shape ${show(shape as number[])} of ${dtype} needs ${needed} bytes, its data_offsets span ${to - from}`,
-    )
+    return fail(`shape ${shown(shape)} of ${dtype} needs ${needed} bytes, its data_offsets span ${to - from}`)
   }
   return { name, dtype, shape: shape as number[], begin: dataStart + from, bytes: to - from }
 }

@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { HostArray } from '../core/dtype.ts'
 import { CheckpointError } from '../core/errors.ts'
+import { shown } from '../core/json.ts'
 import { isJsonObject, readJsonObject, someNames, writeJson } from './files.ts'
 import { SafetensorsFile, type TensorEntry } from './safetensors.ts'
 import { sourceBytes, type TensorSource, writeSafetensors } from './safetensors-writer.ts'
@@ -111,13 +112,13 @@ function describeFolder(folder: string): string {
 function readIndex(path: string): Map<string, string> {
   const map = readJsonObject(path).weight_map
   if (!isJsonObject(map) || Object.keys(map).length === 0) {
-    throw new CheckpointError(`${path}: expected weight_map with tensor names and their files, got ${typeof map}`)
+    throw new CheckpointError(`${path}: expected weight_map with tensor names and their files, got ${shown(map)}`)
   }
   return new Map(
     Object.entries(map).map(([name, file]) => {
       if (typeof file !== 'string' || !/^[\w.-]+\.safetensors$/.test(file)) {
         throw new CheckpointError(
-          `${path}: weight_map of ${name} must name a .safetensors file in the same folder, got ${JSON.stringify(file)}`,
+          `${path}: weight_map of ${name} must name a .safetensors file in the same folder, got ${shown(file)}`,
         )
       }
       return [name, file]

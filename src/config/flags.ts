@@ -1,6 +1,7 @@
 // Command-line arguments of one recipe into configuration values. Accepts --micro-batch-size=8, --microBatchSize 8,
 // --flag/--no-flag, dotted keys (--model.hiddenSize 256), repeated or comma-separated lists. Values are checked elsewhere.
 import { ConfigError } from '../core/errors.ts'
+import { shown } from '../core/json.ts'
 import { type Field, isBoolean } from './field.ts'
 import { didYouMean, suggest } from './suggest.ts'
 import { isObject, type JsonObject, parseText, setKey } from './values.ts'
@@ -187,8 +188,7 @@ export function refuseUnknownKeys(recipe: string, where: string, values: JsonObj
       if (leaves.includes(key)) continue
       if (leaves.some((leaf) => leaf.startsWith(`${key}.`))) {
         if (isObject(value)) visit(value, `${key}.`)
-        else if (value !== undefined)
-          throw new ConfigError(`${where}: ${key} must be a mapping, got ${JSON.stringify(value)}`)
+        else if (value !== undefined) throw new ConfigError(`${where}: ${key} must be a mapping, got ${shown(value)}`)
         continue
       }
       const hint = didYouMean(key, leaves)

@@ -5,6 +5,7 @@ import { resolve } from 'node:path'
 import { parseDocument } from 'yaml'
 import type { z } from 'zod'
 import { ConfigError } from '../core/errors.ts'
+import { nestsTooDeep, shown } from '../core/json.ts'
 import { exampleOf, expectation, type Field, inputSchema, listFields, type SchemaNode } from './field.ts'
 import { flagName, refuseUnknownKeys } from './flags.ts'
 import { getKey, isObject, type JsonObject, overlay } from './values.ts'
@@ -16,6 +17,9 @@ export interface ConfigLayer {
   values: JsonObject
 }
 
+/** Options take a few hundred bytes; megabytes of YAML would keep the machine busy for a long time. */
+const MAX_FILE_BYTES = 2 ** 20
+
 /**
  * Reads a YAML or JSON file (JSON is YAML) of options.
  * @throws ConfigError when it cannot be read or is not a mapping
@@ -23,22 +27,35 @@ export interface ConfigLayer {
 export function readConfigFile(path: string, cwd: string): ConfigLayer {
   let text: string
   try {
-    text = readFileSync(resolve(cwd, path), 'utf8')
+    const bytes = readFileSync(resolve(cwd, path))
+    if (bytes.length > MAX_FILE_BYTES) throw new Error(`${bytes.length} bytes are no file of options`)
+    text = bytes.toString('utf8')
   } catch (cause) {
     throw new ConfigError(`--config ${path}: the file could not be read (${(cause as Error).message})`, { cause })
   }
-  const document = parseDocument(text)
-  const [error] = document.errors
-  if (error !== undefined) {
-    throw new ConfigError(`${path}: not valid YAML: ${error.message.split('\n')[0]!.replace(/:$/, '')}`, {
-      cause: error,
-    })
-  }
-  const values: unknown = document.toJS() ?? {}
+  const values = parseYaml(text, path) ?? {}
   if (!isObject(values)) {
-    throw new ConfigError(`${path}: expected a mapping such as "lr: 3e-4", got ${JSON.stringify(values).slice(0, 60)}`)
+    throw new ConfigError(`${path}: expected a mapping such as "lr: 3e-4", got ${shown(values)}`)
   }
   return { source: path, values }
+}
+
+/** The value of a YAML document of bounded depth, without tags and aliases that mean something else elsewhere. */
+function parseYaml(text: string, path: string): unknown {
+  let value: unknown
+  try {
+    // Collections as keys would be turned into text with a warning of the library's own; no option has such a name.
+    const document = parseDocument(text, { logLevel: 'error' })
+    const [error] = [...document.errors, ...document.warnings]
+    if (error !== undefined) throw error
+    value = document.toJS()
+  } catch (cause) {
+    const problem = (cause as Error).message.split('\n')[0]!.replace(/:$/, '')
+    const isDeep = problem.startsWith('Maximum call stack')
+    throw new ConfigError(`${path}: not valid YAML: ${isDeep ? 'it nests too deep' : problem}`, { cause })
+  }
+  if (nestsTooDeep(value)) throw new ConfigError(`${path}: not valid here: it nests too deep, or contains itself`)
+  return value
 }
 
 /**
@@ -59,7 +76,7 @@ export function resolveConfig<C extends z.ZodObject>(
   const result = config.safeParse(withGroups(merged, inputSchema(config)))
   if (result.success) return result.data
   const sentences = result.error.issues.map((issue) => refusal(name, issue, merged, fields, layers))
-  throw new ConfigError([...new Set(sentences)].join('\n'), { cause: result.error })
+  throw new ConfigError([...new Set(sentences)], { cause: result.error })
 }
 
 /** Adds the groups that nobody wrote a key of, so that their own defaults apply and missing keys are named. */
@@ -85,7 +102,7 @@ function refusal(
   const value = field === undefined ? getKey(merged, issue.path) : getKey(merged, field.key.split('.'))
   const spelled = spell(recipe, field?.key ?? path.join('.'), layers)
   if (field === undefined || issue.code === 'custom') {
-    const got = value === undefined || isObject(value) ? '' : `, got ${JSON.stringify(value)}`
+    const got = value === undefined || isObject(value) ? '' : `, got ${shown(value)}`
     return `${spelled}: ${issue.message}${got}`
   }
   const unit = field.unit === undefined ? '' : ` (${field.unit})`
@@ -96,7 +113,7 @@ function refusal(
     return `${recipe} needs ${flagName(field.key)}, ${field.description}: ${expected}${unit}${exampleText}`
   // A string field may have a rule of its own, such as a pattern, which expectation() does not put into words.
   const rule = issue.code === 'invalid_format' ? ` (${issue.message})` : ''
-  return `${spelled} must be ${expected}${unit}${rule}, got ${JSON.stringify(value)}${exampleText}`
+  return `${spelled} must be ${expected}${unit}${rule}, got ${shown(value)}${exampleText}`
 }
 
 /** The name of a key as the user gave it: '--lr', or 'run.yaml: lr'. */

@@ -45,13 +45,22 @@ const OTHER_NAMES: Readonly<Record<string, readonly string[]>> = {
   threads: ['numThreads'],
 }
 
+/** Nobody mistypes an option into something longer; comparing with it takes time in proportion. */
+const MAX_NAME_LENGTH = 80
+
 const squash = (name: string): string => name.replaceAll(/[-_. ]/g, '').toLowerCase()
+
+/** Ours for a name of others; `constructor` and its like are none. */
+function otherNames(name: string): readonly string[] | undefined {
+  return Object.hasOwn(OTHER_NAMES, name) ? OTHER_NAMES[name] : undefined
+}
 
 /** The name among `known` that `wrong` most likely means, or undefined when none is near. */
 export function suggest(wrong: string, known: readonly string[]): string | undefined {
+  if (wrong.length > MAX_NAME_LENGTH) return undefined
   const target = squash(wrong)
   const lastPart = (name: string): string => name.slice(name.lastIndexOf('.') + 1)
-  for (const other of OTHER_NAMES[target] ?? OTHER_NAMES[squash(lastPart(wrong))] ?? []) {
+  for (const other of otherNames(target) ?? otherNames(squash(lastPart(wrong))) ?? []) {
     const found = known.find((name) => name === other) ?? known.find((name) => lastPart(name) === other)
     if (found !== undefined) return found
   }

@@ -1,9 +1,26 @@
 // The error classes of Trainyard. Each message is one sentence: who, what was expected, what came,
 // what to do. Fields are kept as data so that a caller can act on them. `invariant` is only for our own bugs.
+import { oneLine } from './one-line.ts'
 
-/** Base of every error that is the user's to fix (or that names a failing machine), never a bug of ours. */
+/** Longer messages lose their middle: a name or a value that came from a file may be of any length. */
+const MAX_SENTENCE_LENGTH = 800
+
+/**
+ * Base of every error that is the user's to fix (or that names a failing machine), never a bug of ours.
+ * `message` becomes one line whatever it holds; a list of messages becomes a line each.
+ */
 export class TrainyardError extends Error {
   override readonly name: string = 'TrainyardError'
+
+  constructor(message: string | readonly string[], options?: ErrorOptions) {
+    super(
+      [message]
+        .flat()
+        .map((text) => oneLine(text, MAX_SENTENCE_LENGTH))
+        .join('\n'),
+      options,
+    )
+  }
 }
 
 /** A tensor has the wrong shape for an operation. */

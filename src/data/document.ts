@@ -1,4 +1,5 @@
 // A document (one independent text) and the report that readers fill in: what was dropped and why, what was repaired.
+import { oneLine } from '../core/one-line.ts'
 
 /** One independent text: attention and positions never cross from one document into another. */
 export interface Document {
@@ -56,13 +57,14 @@ export class ReadReport {
 
   /** `3 broken-json (first: a.jsonl:7 Unexpected end of JSON input), 1 empty (...)`, or an empty string. */
   describeDropped(): string {
-    return Object.entries(this.dropped)
+    const told = Object.entries(this.dropped)
       .map(([reason, count]) => {
         const first = this.examples.find((example) => example.reason === reason)
         const where = first === undefined ? '' : ` (first: ${first.source}:${first.line} ${first.detail})`
         return `${count} ${reason}${where}`
       })
       .join(', ')
+    return oneLine(told)
   }
 
   #example(reason: ReportExample['reason'], source: string, line: number, detail: string): void {

@@ -121,6 +121,7 @@ export class EvalLoader {
       const used = this.#fillRow(batch, row, this.#rows[first + row] ?? [])
       for (let t = used; t < this.seqLen; t++) batch.docStart[row * this.seqLen + t] = t
     }
+    this.dataset.checkIds(batch)
     return batch
   }
 

@@ -2,6 +2,7 @@
 // rowsPerStep, step), so any rank can make any part of any step, and resuming is asking for the next step. It keeps
 // no position and touches no device.
 import { DataError } from '../core/errors.ts'
+import { shown } from '../core/json.ts'
 import type { TokenDataset } from './dataset.ts'
 import { emptyBatch, type HostBatch, setSampleIndex } from './host-batch.ts'
 import { PACKING, type PackingMode } from './packing.ts'
@@ -132,17 +133,22 @@ export class DataLoader {
    * @throws DataError if the data or an option that fixes their order has changed
    */
   checkState(state: LoaderState): number {
+    if (!(Number.isSafeInteger(state?.step) && state.step >= 0)) {
+      throw new DataError(
+        `data loader: the checkpoint expected the step to go on with, got ${shown(state?.step)}; its state is damaged`,
+      )
+    }
     const now = this.describeState(state.step)
     if (state.manifestHash !== now.manifestHash) {
       throw new DataError(
-        `data loader: the checkpoint was trained on data with hash ${short(state.manifestHash)}, but ` +
-          `${this.dataset.folder} has ${short(now.manifestHash)}; give the data of the run, or start a new run`,
+        `data loader: the checkpoint was trained on data with hash ${shown(state.manifestHash)}, but ` +
+          `${this.dataset.folder} has ${shown(now.manifestHash)}; give the data of the run, or start a new run`,
       )
     }
     for (const name of ['seed', 'mode', 'seqLen', 'rowsPerStep'] as const) {
       if (state[name] === now[name]) continue
       throw new DataError(
-        `data loader: expected ${name} ${state[name]} as in the checkpoint, got ${now[name]}, which would change ` +
+        `data loader: expected ${name} ${shown(state[name])} as in the checkpoint, got ${now[name]}, which would change ` +
           'the order of the data; set it back, or start a new run',
       )
     }
@@ -156,10 +162,7 @@ export class DataLoader {
       batch.trainedTokens += PACKING[mode].fillRow(batch, row, first + row, this.#stream)
       setSampleIndex(batch, row, first + row)
     }
+    this.dataset.checkIds(batch)
     return batch
   }
-}
-
-function short(hash: string): string {
-  return `${hash.slice(0, 12)}...`
 }

@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { DataError } from '../core/errors.ts'
+import { parseJson, shown } from '../core/json.ts'
 
 export const MANIFEST_FILE = 'manifest.json'
 export const MANIFEST_FORMAT = 'trainyard-tokens'
@@ -93,17 +94,17 @@ export function readManifest(folder: string): Manifest {
   }
   let value: unknown
   try {
-    value = JSON.parse(text)
+    value = parseJson(text)
   } catch (cause) {
     throw new DataError(`data: ${path} is not valid JSON; it is damaged, run data prepare again`, { cause })
   }
   const { format, version } = (value ?? {}) as { format?: unknown; version?: unknown }
   if (format !== MANIFEST_FORMAT) {
-    throw new DataError(`data: ${path} expected format '${MANIFEST_FORMAT}', got ${JSON.stringify(format)}`)
+    throw new DataError(`data: ${path} expected format '${MANIFEST_FORMAT}', got ${shown(format)}`)
   }
   if (version !== MANIFEST_VERSION) {
     throw new DataError(
-      `data: ${path} expected version ${MANIFEST_VERSION}, got ${JSON.stringify(version)}; ` +
+      `data: ${path} expected version ${MANIFEST_VERSION}, got ${shown(version)}; ` +
         'it was made by another version of Trainyard, run data prepare again',
     )
   }
@@ -111,7 +112,7 @@ export function readManifest(folder: string): Manifest {
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!
     throw new DataError(
-      `data: ${path} is damaged at ${issue.path.join('.') || 'its top'}: ${issue.message}; run data prepare again`,
+      `data: ${path} is damaged at ${issue.path.join('.') || 'its top'}: ${issue.message.replace('received undefined', 'got nothing')}; run data prepare again`,
     )
   }
   checkSums(parsed.data, path)
@@ -121,7 +122,9 @@ export function readManifest(folder: string): Manifest {
 /** The manifest against itself: totals, dtype and hash. */
 function checkSums(manifest: Manifest, path: string): void {
   const wrong = (what: string, expected: unknown, got: unknown): DataError =>
-    new DataError(`data: ${path} expected ${what} ${expected}, got ${got}; it was edited or damaged, prepare again`)
+    new DataError(
+      `data: ${path} expected ${what} ${expected}, got ${shown(got)}; it was edited or damaged, prepare again`,
+    )
   const tokens = manifest.shards.reduce((sum, entry) => sum + entry.tokens, 0)
   const documents = manifest.shards.reduce((sum, entry) => sum + entry.documents, 0)
   if (tokens !== manifest.totalTokens) throw wrong('totalTokens', tokens, manifest.totalTokens)

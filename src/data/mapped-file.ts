@@ -1,6 +1,6 @@
 // A read-only view of a whole file, memory-mapped through libc where that works, else read into memory. Mappings live
 // until the process ends: a touch of an unmapped view would crash it, and clean pages cost nothing.
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, readSync, type Stats, statSync } from 'node:fs'
 import { endianness } from 'node:os'
 import koffi from 'koffi'
 import { DataError } from '../core/errors.ts'
@@ -10,6 +10,12 @@ export interface MappedFile {
   readonly buffer: ArrayBuffer
   /** False where mapping was not possible and the file was read into memory instead. */
   readonly isMapped: boolean
+  /**
+   * To be called before bytes are touched that may be mapped: the system kills a process that touches a mapping beyond
+   * the end of its file. About 1.5 microseconds; what is cut off between this call and the touch is not caught.
+   * @throws DataError if the file has been shortened since it was opened
+   */
+  checkWhole(): void
 }
 
 const PROT_READ = 1
@@ -36,8 +42,8 @@ function findMmap(): Mmap | undefined {
 }
 
 /**
- * Maps `path`. The file must not be shortened while the process lives (a touch beyond its end kills the process);
- * replacing it by a rename is fine, as the mapping keeps the old file.
+ * Maps `path`. The file must not be shortened while it is in use (see `checkWhole`); replacing it by a rename is fine,
+ * as the mapping keeps the old file.
  * @param useMmap  false: always read into memory
  * @throws DataError if the file cannot be read
  */
@@ -52,15 +58,27 @@ export function mapFile(path: string, useMmap = true): MappedFile {
     throw new DataError(`data: expected a readable file at ${path}, but it cannot be opened; prepare again`, { cause })
   }
   try {
-    const length = fstatSync(fd).size
-    if (length === 0) return { buffer: new ArrayBuffer(0), isMapped: false }
+    const stats = fstatSync(fd)
+    if (!stats.isFile()) throw new DataError(`data: expected a file at ${path}, but it is none; prepare again`)
+    const length = stats.size
+    const inMemory = (buffer: ArrayBuffer): MappedFile => ({ buffer, isMapped: false, checkWhole: () => {} })
+    if (length === 0) return inMemory(new ArrayBuffer(0))
     const map = useMmap ? findMmap() : undefined
     const address = map === undefined ? -1 : map(0, length, PROT_READ, MAP_SHARED, fd, 0)
-    if (address !== -1) return { buffer: koffi.view(address, length), isMapped: true }
-    return { buffer: readWhole(fd, length, path), isMapped: false }
+    if (address === -1) return inMemory(readWhole(fd, length, path))
+    return { buffer: koffi.view(address, length), isMapped: true, checkWhole: () => checkWhole(path, stats) }
   } finally {
     closeSync(fd) // a mapping outlives its file descriptor
   }
+}
+
+/** A file that is gone or another one by now is no harm: the mapping keeps the old one. */
+function checkWhole(path: string, { dev, ino, size }: Stats): void {
+  const now = statSync(path, { throwIfNoEntry: false })
+  if (now === undefined || now.ino !== ino || now.dev !== dev || now.size >= size) return
+  throw new DataError(
+    `data: ${path} had ${size} bytes when it was opened and has ${now.size} now; it was cut off while in use, run data prepare again`,
+  )
 }
 
 function readWhole(fd: number, length: number, path: string): ArrayBuffer {

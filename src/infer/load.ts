@@ -1,7 +1,8 @@
 // From a name that a user gives (a run, a checkpoint, a Hugging Face folder) to a model that generates.
-import { loadHfWeights } from '../checkpoint/hf.ts'
+import { loadHfWeights, matchWeights } from '../checkpoint/hf.ts'
 import { createModel, readHfConfig } from '../checkpoint/hf-config.ts'
 import { findModelFolder } from '../checkpoint/model-folder.ts'
+import { WeightsFolder } from '../checkpoint/weights-folder.ts'
 import type { Device } from '../core/device.ts'
 import { loadTokenizer } from '../data/tokenizer/load.ts'
 import type { Tokenizer } from '../data/tokenizer/tokenizer.ts'
@@ -24,6 +25,9 @@ export async function loadModel(path: string, device: Device): Promise<LoadedMod
   const { folder, warnings } = findModelFolder(path)
   const tokenizer = await loadTokenizer(folder)
   const model = createModel(readHfConfig(folder))
+  // Before any memory is given: a damaged config.json must not ask for more than its weights have.
+  using weights = new WeightsFolder(folder)
+  matchWeights(model, weights)
   materialize(model, device)
   loadHfWeights(model, folder)
   return { model, tokenizer, folder, warnings }

@@ -43,12 +43,21 @@ export function rotaryFrequencies(headDim: number, theta: number, scaling?: Rope
   })
 }
 
+/** 256 MiB in float32: a million positions of heads of 128. */
+const MAX_TABLE_ELEMENTS = 2 ** 26
+
 /** cos and sin tables [maxPositions, headDim / 2] as constants of a model. */
 export class RotaryEmbedding {
   readonly cos: Constant
   readonly sin: Constant
 
+  /** @throws ConfigError for tables larger than any published model has */
   constructor(headDim: number, maxPositions: number, theta: number, scaling?: RopeScaling) {
+    if (maxPositions * (headDim / 2) > MAX_TABLE_ELEMENTS) {
+      throw new ConfigError(
+        `rotary positions: maxPositionEmbeddings x headDim / 2 must be at most ${MAX_TABLE_ELEMENTS}, got ${maxPositions} x ${headDim / 2}: lower max_position_embeddings`,
+      )
+    }
     const table = (f: (angle: number) => number) => () => {
       const frequencies = rotaryFrequencies(headDim, theta, scaling)
       const values = new Float32Array(maxPositions * frequencies.length)

@@ -20,7 +20,10 @@ import { type ModelSettings, modelConfig, modelFromDepth, type RunSettings } fro
 import { describeLastStep } from '../train/spike.ts'
 
 const whole = z.number().int().min(1)
-const optionalWhole = (describe: string) => field(whole.optional(), { describe: `${describe}; default from depth` })
+/** As in checkpoints: objects are made for every layer before the run is planned. */
+const MAX_LAYERS = 4096
+const optionalWhole = (describe: string, max = Number.MAX_SAFE_INTEGER) =>
+  field(whole.max(max).optional(), { describe: `${describe}; default from depth` })
 
 const config = z.object({
   data: field(z.string().min(1), { describe: 'folder that data prepare made', example: 'data/books' }),
@@ -30,13 +33,16 @@ const config = z.object({
     describe: 'run or Hugging Face folder whose weights to start from, instead of random ones',
     example: 'models/stories260K',
   }),
-  depth: field(whole.default(4), { describe: 'the one dial: layers; width, heads and MLP follow', unit: 'layers' }),
+  depth: field(whole.max(MAX_LAYERS).default(4), {
+    describe: 'the one dial: layers; width, heads and MLP follow',
+    unit: 'layers',
+  }),
   model: z
     .object({
       family: field(z.enum(['llama', 'gpt2']).default('llama'), { describe: 'architecture' }),
       hiddenSize: optionalWhole('width of the residual stream'),
       intermediateSize: optionalWhole('width of the MLP'),
-      numHiddenLayers: optionalWhole('number of layers'),
+      numHiddenLayers: optionalWhole('number of layers', MAX_LAYERS),
       numAttentionHeads: optionalWhole('query heads'),
       numKeyValueHeads: optionalWhole('key-value heads'),
       tieWordEmbeddings: field(z.boolean().default(true), { describe: 'share the embedding with the head' }),

@@ -104,7 +104,7 @@ test('damage is found and named: manifest, sizes, contents', async () => {
   const cases: [RegExp, (folder: string, manifest: Manifest) => void][] = [
     [/but there is none/, (folder) => rmSync(join(folder, 'manifest.json'))],
     [/not valid JSON/, (folder) => write(folder, '{"format":')],
-    [/expected format 'trainyard-tokens', got undefined/, (folder) => write(folder, {})],
+    [/expected format 'trainyard-tokens', got nothing/, (folder) => write(folder, {})],
     [/expected version 1, got 2/, (folder, manifest) => write(folder, { ...manifest, version: 2 })],
     [
       /damaged at shards\.0\.sha256/,

@@ -1,13 +1,14 @@
 // Hugging Face's tokenizer.json, read and written, for byte-level BPE (GPT-2, Llama 3, Qwen) and the byte-fallback BPE
 // of Llama 2. tokenizer_config.json is tokenizer-config.ts's; what this program does not compute is refused by name.
 import { dirname } from 'node:path'
+import { shown } from '../../core/json.ts'
 import type { AddedToken } from './added-tokens.ts'
 import { spellBytes, unspellBytes } from './byte-alphabet.ts'
 import { MAX_VOCAB_SIZE, textOf } from './definition.ts'
 import { componentsJson, readComponents } from './hf-components.ts'
 import { type Place, readJson } from './json-values.ts'
 import type { Merge } from './merge.ts'
-import { Tokenizer } from './tokenizer.ts'
+import { type Tokenizer, tokenizerOfFile } from './tokenizer.ts'
 import { readTokenizerConfig } from './tokenizer-config.ts'
 
 const encoder = new TextEncoder()
@@ -46,13 +47,15 @@ export function readTokenizerJson(path: string): Tokenizer {
   const find = (content: string | undefined, what: string): number | undefined => {
     if (content === undefined) return undefined
     const id = added.get(content) ?? idOf.get(content)
-    return id ?? file.fail(`has no token ${JSON.stringify(content)}, which is to be its ${what} token`)
+    return id ?? file.fail(`has no token ${shown(content)}, which is to be its ${what} token`)
   }
   const bosTokenId = find(bos ?? config.bosToken, 'BOS')
   if (bos !== undefined && config.bosToken !== undefined && bos !== config.bosToken) {
-    file.get('post_processor').fail(`puts ${bos} before a text, but tokenizer_config.json calls ${config.bosToken} BOS`)
+    file
+      .get('post_processor')
+      .fail(`puts ${shown(bos)} before a text, but tokenizer_config.json calls ${shown(config.bosToken)} BOS`)
   }
-  return new Tokenizer({
+  return tokenizerOfFile(path, {
     ...components,
     vocabulary,
     merges: readMerges(model.get('merges'), idOf),
@@ -120,9 +123,7 @@ function readAddedTokens(list: Place): AddedToken[] {
 
 function readId(place: Place, value: unknown): number {
   if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value < MAX_VOCAB_SIZE) return value
-  return place.fail(
-    `must be a whole number from 0 to ${MAX_VOCAB_SIZE - 1}, got ${JSON.stringify(value)?.slice(0, 60)}`,
-  )
+  return place.fail(`must be a whole number from 0 to ${MAX_VOCAB_SIZE - 1}, got ${shown(value)}`)
 }
 
 /** Ids by token as it is written. */
@@ -171,7 +172,7 @@ function readMerges(list: Place, idOf: ReadonlyMap<string, number>): Merge[] {
     const pair: unknown[] = typeof entry === 'string' ? entry.split(' ') : Array.isArray(entry) ? entry : []
     const [left, right] = pair
     if (pair.length !== 2 || typeof left !== 'string' || typeof right !== 'string') {
-      return list.fail(`must be pairs of tokens, but number ${i} is ${JSON.stringify(entry)?.slice(0, 60)}`)
+      return list.fail(`must be pairs of tokens, but number ${i} is ${shown(entry)}`)
     }
     const id = (token: string): number =>
       idOf.get(token) ?? list.fail(`names ${JSON.stringify(token.slice(0, 60))}, which is not in the vocabulary`)

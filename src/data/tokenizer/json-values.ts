@@ -2,6 +2,7 @@
 // in it. Unknown keys are refused, so that nothing that changes ids is passed over.
 import { readFileSync } from 'node:fs'
 import { TokenizerError } from '../../core/errors.ts'
+import { parseJson, shown } from '../../core/json.ts'
 
 export type JsonObject = Readonly<Record<string, unknown>>
 
@@ -62,8 +63,7 @@ export class Place {
   }
 
   #expected(what: string): never {
-    const got = this.value === undefined ? 'nothing' : clip(JSON.stringify(this.value))
-    return this.fail(`must be ${what}, got ${got}`)
+    return this.fail(`must be ${what}, got ${shown(this.value)}`)
   }
 
   #under(key: string): string {
@@ -83,7 +83,7 @@ function clip(text: string): string {
 export function readJson(path: string): Place {
   let value: unknown
   try {
-    value = JSON.parse(readFileSync(path, 'utf8'))
+    value = parseJson(readFileSync(path, 'utf8'))
   } catch (cause) {
     const isAbsent = (cause as NodeJS.ErrnoException).code === 'ENOENT'
     const why = isAbsent ? 'there is no such file' : `it is no readable JSON (${clip((cause as Error).message)})`

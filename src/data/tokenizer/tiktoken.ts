@@ -6,7 +6,7 @@ import type { AddedToken } from './added-tokens.ts'
 import { latin1, MAX_VOCAB_SIZE } from './definition.ts'
 import { type Merge, MergeTable, mergeAll } from './merge.ts'
 import { GPT2_PATTERN, LLAMA3_PATTERN, O200K_PATTERN } from './pretokenize.ts'
-import { Tokenizer } from './tokenizer.ts'
+import { type Tokenizer, tokenizerOfFile } from './tokenizer.ts'
 
 /** What a rank file does not say. */
 export interface TiktokenEncoding {
@@ -62,7 +62,7 @@ export function fromTiktoken(text: string, encoding: string | TiktokenEncoding, 
   if (taken !== undefined) {
     throw new TokenizerError(`${source}: rank ${taken.id} belongs to a token, so ${taken.content} cannot have it`)
   }
-  return new Tokenizer({
+  return tokenizerOfFile(source, {
     kind: 'bytes',
     vocabulary,
     merges: mergesOfRanks(vocabulary),
@@ -110,11 +110,14 @@ function mergesOfRanks(vocabulary: readonly (Uint8Array | undefined)[]): Merge[]
   keys.forEach((key, id) => {
     if (key !== undefined) idOf.set(key, id)
   })
+  // Only where both parts have the length of some token: a long token of a damaged file has a great many other cuts.
+  const lengths = new Set(keys.map((key) => key?.length))
   const merges: Merge[] = []
   keys.forEach((key, id) => {
     if (key === undefined) return
     const cuts: Merge[] = []
     for (let at = 1; at < key.length; at++) {
+      if (!lengths.has(at) || !lengths.has(key.length - at)) continue
       const left = idOf.get(key.slice(0, at))
       const right = left === undefined ? undefined : idOf.get(key.slice(at))
       if (left !== undefined && right !== undefined) cuts.push([left, right, id])

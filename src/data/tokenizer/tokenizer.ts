@@ -1,6 +1,7 @@
 // The tokenizer: byte-level BPE (GPT-2, Llama 3, Qwen, tiktoken) and the byte-fallback BPE of Llama 2. Text is cut at
 // added tokens, then into pieces by a pattern, and each piece is merged; a bounded cache remembers common pieces.
 // Reading and writing files is hf-json.ts's and tiktoken.ts's.
+import { TokenizerError } from '../../core/errors.ts'
 import { type AddedToken, AddedTokenFinder } from './added-tokens.ts'
 import {
   checkDefinition,
@@ -192,6 +193,19 @@ export class Tokenizer {
     })
     this.#byText = byText
     return byText
+  }
+}
+
+/**
+ * The tokenizer of a definition that was read from `path`.
+ * @throws TokenizerError naming the file if the definition contradicts itself
+ */
+export function tokenizerOfFile(path: string, definition: TokenizerDefinition): Tokenizer {
+  try {
+    return new Tokenizer(definition)
+  } catch (error) {
+    if (!(error instanceof TokenizerError)) throw error
+    throw new TokenizerError(error.message.replace(/^tokenizer:/, `${path}:`), { cause: error })
   }
 }
 

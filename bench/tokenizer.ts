@@ -94,6 +94,14 @@ async function encoderOf(who: string, name: string): Promise<Encode> {
     const theirs = get_encoding(name as TiktokenEncoding)
     return (text) => theirs.encode_ordinary(text)
   }
+  if (who === 'gpt-tokenizer') {
+    const { encode } = (await import(`gpt-tokenizer/encoding/${name}`)) as {
+      encode(text: string, options: { disallowedSpecial: Set<string> }): number[]
+    }
+    // What encode_ordinary does: special tokens are text like other text.
+    const disallowedSpecial = new Set<string>()
+    return (text) => encode(text, { disallowedSpecial })
+  }
   if (who === 'tokenizers') {
     const { Tokenizer } = await import('tokenizers')
     const theirs = Tokenizer.fromFile(realTokenizer(name as 'llama3'))
@@ -131,13 +139,24 @@ async function measure(who: string, name: string): Promise<Measured[]> {
   return measured
 }
 
-const ROWS: [name: string, peer: string][] = [
-  ['gpt2', 'tiktoken'],
-  ['cl100k_base', 'tiktoken'],
-  ['o200k_base', 'tiktoken'],
-  ['llama3', 'tokenizers'],
-  ['qwen3', 'tokenizers'],
+const OPENAI_PEERS = hasPackage('gpt-tokenizer') ? ['tiktoken', 'gpt-tokenizer'] : ['tiktoken']
+
+const ROWS: [name: string, peers: string[]][] = [
+  ['gpt2', OPENAI_PEERS],
+  ['cl100k_base', OPENAI_PEERS],
+  ['o200k_base', OPENAI_PEERS],
+  ['llama3', ['tokenizers']],
+  ['qwen3', ['tokenizers']],
 ]
+
+function hasPackage(name: string): boolean {
+  try {
+    import.meta.resolve(name)
+    return true
+  } catch {
+    return false
+  }
+}
 
 function measureInProcess(who: string, name: string): Measured[] {
   const args = [import.meta.filename, '--child', `${who} ${name}`]
@@ -163,25 +182,30 @@ function fastest(rounds: readonly Measured[][]): Measured[] {
 function compareEncoding(): void {
   const rows = [['MB/s', '', 'prose', 'code', 'many scripts', 'all', 'ours / peer', 'tokens']]
   let sizes: number[] = []
-  for (const [name, peer] of ROWS) {
+  for (const [name, peers] of ROWS) {
     if (values.only !== undefined && !name.includes(values.only)) continue
-    const rounds = Array.from({ length: Number(values.rounds) }, () => ({
-      ours: measureInProcess('ours', name),
-      theirs: measureInProcess(peer, name),
-    }))
-    const ours = fastest(rounds.map((round) => round.ours))
-    const theirs = fastest(rounds.map((round) => round.theirs))
-    sizes = ours.map(({ bytes }) => bytes)
-    const isSame = ours.every(({ tokens }, i) => tokens === theirs[i]!.tokens)
-    const [ourRates, theirRates] = [ratesOf(ours), ratesOf(theirs)]
+    // In turns, so that a busy moment of the machine hits all of them.
+    const rounds = Array.from({ length: Number(values.rounds) }, () =>
+      ['ours', ...peers].map((who) => measureInProcess(who, name)),
+    )
+    const [ours, ...others] = ['ours', ...peers].map((_, i) => fastest(rounds.map((round) => round[i]!)))
+    sizes = ours!.map(({ bytes }) => bytes)
     const cells = (rates: number[]): string[] => rates.map((rate) => rate.toFixed(1))
-    const ratio = (ourRates.at(-1)! / theirRates.at(-1)!).toFixed(1)
-    rows.push([name, 'ours', ...cells(ourRates), ratio, isSame ? 'equal' : 'DIFFER'])
-    rows.push(['', peer, ...cells(theirRates), '', ''])
+    const ourRates = ratesOf(ours!)
+    rows.push([name, 'ours', ...cells(ourRates), '', ''])
+    others.forEach((theirs, i) => {
+      const theirRates = ratesOf(theirs)
+      const ratio = (ourRates.at(-1)! / theirRates.at(-1)!).toFixed(1)
+      const isSame = ours!.every(({ tokens }, part) => tokens === theirs[part]!.tokens)
+      rows.push(['', peers[i]!, ...cells(theirRates), ratio, isSame ? 'equal' : 'DIFFER'])
+    })
   }
   const right = 'right' as const
   for (const line of table(rows, { align: ['left', 'left', right, right, right, right, right, 'left'] })) {
     console.log(line)
+  }
+  if (!hasPackage('gpt-tokenizer')) {
+    console.log('gpt-tokenizer is not here: npm install --no-save gpt-tokenizer, and it is measured too')
   }
   console.log(`texts of ${sizes.map((bytes) => (bytes / MEGABYTE).toFixed(1)).join(', ')} MB`)
 }

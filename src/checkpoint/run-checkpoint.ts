@@ -7,9 +7,17 @@ import { CheckpointError } from '../core/errors.ts'
 import { show } from '../core/tensor.ts'
 import type { Optimizer } from '../optim/optimizer.ts'
 import { isJsonObject, jsonText, readJsonObject, someNames } from './files.ts'
-import { fill, type HfTensor, hfFolderFiles, hfTensors, loadHfWeights, type TokenizerFiles } from './hf.ts'
+import {
+  deviceSource,
+  fill,
+  type HfTensor,
+  hfFolderFiles,
+  hfTensors,
+  loadHfWeights,
+  type TokenizerFiles,
+} from './hf.ts'
 import type { HfConfig, WeightsDtype } from './hf-config.ts'
-import { type Snapshot, type SnapshotTensor, snapshotTensor, writeSnapshot } from './snapshot.ts'
+import { type Snapshot, type SnapshotFolder, snapshotTensor, type WriteOptions, writeFolders } from './snapshot.ts'
 import { WeightsFolder } from './weights-folder.ts'
 
 /** All that a trainer needs beside weights and moments to go on as if it had not stopped. JSON values only. */
@@ -38,38 +46,53 @@ export interface RunCheckpoint {
 /** Copies all of a run's state out of device memory, to be written as `<run>/checkpoints/step-N` for `trainer.step`. */
 export async function takeSnapshot(
   runDir: string,
-  { model, config, tokenizerFiles, optimizer, trainer }: RunCheckpoint,
-  options: { keepLast?: number } = {},
+  checkpoint: RunCheckpoint,
+  options: WriteOptions = {},
 ): Promise<Snapshot> {
-  // Weights in the device's own type: a resumed run starts from the very bits.
-  const dtype = dtypeOf(optimizer)
-  const tensorsOf = (tensors: readonly StateTensor[]): Promise<SnapshotTensor[]> =>
-    Promise.all(tensors.map(({ name, view }) => snapshotTensor(name, dtype, view)))
-  const state = { version: 1, optimizer: optimizer.rule.name, ...trainer }
-  return {
-    runDir,
-    step: trainer.step,
-    keepLast: options.keepLast,
-    folders: [
-      { path: '', tensors: await tensorsOf(hfTensors(model)), files: hfFolderFiles(config, tokenizerFiles, dtype) },
-      {
-        path: 'state',
-        tensors: await tensorsOf(stateTensors(model, optimizer)),
-        files: { 'trainer.json': jsonText(state) },
-      },
-    ],
-  }
+  const dtype = dtypeOf(checkpoint.optimizer)
+  const copies = async ({ path, tensors, files }: StateFolder): Promise<SnapshotFolder> => ({
+    path,
+    files,
+    tensors: await Promise.all(tensors.map(({ name, view }) => snapshotTensor(name, dtype, view))),
+  })
+  const folders = await Promise.all(stateFolders(checkpoint, dtype).map(copies))
+  return { runDir, step: checkpoint.trainer.step, folders, options }
 }
 
-/** Writes a checkpoint and waits for it; see `writeCheckpoint` for what survives what. @returns its folder */
+/**
+ * Writes a checkpoint from device memory, a piece at a time, and waits for it: needs no memory, but training stands
+ * still. See `writeCheckpoint` for what survives what. @returns its folder
+ */
 export async function saveRunCheckpoint(
   runDir: string,
   checkpoint: RunCheckpoint,
-  options: { keepLast?: number } = {},
+  options: WriteOptions = {},
 ): Promise<string> {
-  return await writeSnapshot(await takeSnapshot(runDir, checkpoint, options))
+  const dtype = dtypeOf(checkpoint.optimizer)
+  const folders = stateFolders(checkpoint, dtype).map(({ path, tensors, files }) => ({
+    path,
+    files,
+    sources: tensors.map(({ name, view }) => deviceSource(name, dtype, view)),
+  }))
+  return await writeFolders(runDir, checkpoint.trainer.step, folders, options)
 }
 
+interface StateFolder {
+  readonly path: string
+  readonly tensors: readonly StateTensor[]
+  readonly files: SnapshotFolder['files']
+}
+
+function stateFolders({ model, config, tokenizerFiles, optimizer, trainer }: RunCheckpoint, dtype: WeightsDtype) {
+  const state = { version: 1, optimizer: optimizer.rule.name, ...trainer }
+  const folders: StateFolder[] = [
+    { path: '', tensors: hfTensors(model), files: hfFolderFiles(config, tokenizerFiles, dtype) },
+    { path: 'state', tensors: stateTensors(model, optimizer), files: { 'trainer.json': jsonText(state) } },
+  ]
+  return folders
+}
+
+/** Weights are written in the device's own type: a resumed run starts from the very bits. */
 function dtypeOf(optimizer: Optimizer): WeightsDtype {
   return optimizer.arenas[0]?.weights.dtype === 'f64' ? 'f64' : 'f32'
 }

@@ -17,6 +17,7 @@ export function openContext(recipes: RecipeCatalog): { context: RunContext; clos
   const run = new AbortController()
   const prompter = openPrompter()
   const scopes: AbortController[] = []
+  const notices: { text: string }[] = [{ text: 'stopping' }]
   let display: Display | undefined
 
   const print = (write: () => void): void => {
@@ -31,8 +32,10 @@ export function openContext(recipes: RecipeCatalog): { context: RunContext; clos
       close()
       process.exit(EXIT_INTERRUPTED)
     } else {
-      print(() => stderr.write('\nstopping after this step; Ctrl-C again to stop at once\n'))
+      print(() => stderr.write(`\n${notices.at(-1)!.text}; Ctrl-C again to stop at once\n`))
       run.abort()
+      // Whoever waits for the user waits no longer.
+      prompter.close()
     }
   }
   process.on('SIGINT', onSignal)
@@ -77,7 +80,8 @@ export function openContext(recipes: RecipeCatalog): { context: RunContext; clos
       for await (const chunk of stdin) chunks.push(Buffer.from(chunk as Uint8Array))
       return Buffer.concat(chunks)
     },
-    prompt: (question) => (context.canPrompt ? prompter.ask(question) : Promise.resolve(undefined)),
+    prompt: (question) =>
+      context.canPrompt && !run.signal.aborted ? prompter.ask(question) : Promise.resolve(undefined),
     signal: run.signal,
     turn: () => new Promise((resolve) => setImmediate(resolve)),
     interruptScope(): InterruptScope {
@@ -87,6 +91,15 @@ export function openContext(recipes: RecipeCatalog): { context: RunContext; clos
         signal: scope.signal,
         [Symbol.dispose]() {
           scopes.splice(scopes.indexOf(scope), 1)
+        },
+      }
+    },
+    interruptNotice(text: string): Disposable {
+      const notice = { text }
+      notices.push(notice)
+      return {
+        [Symbol.dispose]() {
+          notices.splice(notices.indexOf(notice), 1)
         },
       }
     },

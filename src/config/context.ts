@@ -54,7 +54,7 @@ export interface RunContext {
   warn(line: string): void
   /** Shows `view` until stopped; log() and warn() print above it. */
   live(view: LiveView): LiveHandle
-  /** A line typed by the user; undefined at its end (Ctrl-D, Ctrl-C on an empty line) or when nobody is there. */
+  /** A line typed by the user; undefined at its end (Ctrl-D, Ctrl-C on an empty line, `signal`) or when nobody is there. */
   prompt(question: string): Promise<string | undefined>
   /** All of standard input, to its end. */
   readInput(): Promise<Uint8Array>
@@ -68,4 +68,9 @@ export interface RunContext {
   turn(): Promise<void>
   /** While the scope lives, Ctrl-C aborts the scope and not the run. */
   interruptScope(): InterruptScope
+  /**
+   * What the first Ctrl-C says while this lives: what will end, and when ('stopping after this step'); 'stopping' where
+   * nothing was said.
+   */
+  interruptNotice(text: string): Disposable
 }

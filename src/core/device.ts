@@ -11,6 +11,15 @@ export interface DeviceBuffer {
   readonly address: number
 }
 
+/** What decides how much room the attention of a micro-batch needs. */
+export interface AttentionShape {
+  readonly microBatchSize: number
+  readonly seqLen: number
+  readonly numAttentionHeads: number
+  readonly numKeyValueHeads: number
+  readonly headDim: number
+}
+
 export interface Device {
   /** `cpu`, `reference`, `meta`, `cuda:0`. */
   readonly name: string
@@ -27,4 +36,6 @@ export interface Device {
   write(tensor: Tensor, values: ArrayLike<number>): void
   /** Copies a contiguous tensor to the host in its own dtype. Always asynchronous: never call it inside a step. */
   read(tensor: Tensor): Promise<HostArray>
+  /** Bytes that kernels keep for themselves while such a model is trained, at most; absent where they keep none. */
+  kernelScratchBytes?(shape: AttentionShape): number
 }

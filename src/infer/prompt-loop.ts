@@ -14,6 +14,7 @@ export async function completionPrompt(
   options: { sampling: SamplingConfig; maxNewTokens: number; stop?: readonly string[] },
 ): Promise<void> {
   const session = new DecodingSession(model, device)
+  using _ = context.interruptNotice('ending the chat')
   let replies = 0
   while (!context.signal.aborted) {
     const line = await context.prompt(session.length === 0 ? '> ' : '... ')

@@ -1,6 +1,6 @@
-// What the processor and the memory of this machine are. Reads /proc and sysctl; measures nothing.
-import { readFileSync } from 'node:fs'
-import { arch, availableParallelism, cpus, freemem, platform, totalmem } from 'node:os'
+// What the processor of this machine is. Reads /proc and sysctl; measures nothing.
+import { arch, availableParallelism, cpus, platform } from 'node:os'
+import { readText } from './read-text.ts'
 import { ask } from './shell.ts'
 
 export interface Processor {
@@ -14,11 +14,6 @@ export interface Processor {
   usableThreads: number
   /** Vector and matrix instruction sets, lower case, of those that matter for kernels. */
   isa: string[]
-}
-
-export interface Memory {
-  totalBytes: number
-  availableBytes: number
 }
 
 /** Flags worth showing, in rising order, as /proc/cpuinfo spells them. */
@@ -66,26 +61,4 @@ export function parseCpuInfo(text: string, fallbackModel: string): Pick<Processo
 function parseFlags(text: string): string[] {
   const flags = new Set(text.split(/\s+/))
   return ISA_FLAGS.filter((flag) => flags.has(flag))
-}
-
-/** Memory of the machine, or of the container where it has less. */
-export function describeMemory(): Memory {
-  const info = readText('/proc/meminfo') ?? ''
-  const available = /^MemAvailable:\s+(\d+) kB/m.exec(info)?.[1]
-  const memory = {
-    totalBytes: totalmem(),
-    availableBytes: available === undefined ? freemem() : Number(available) * 1024,
-  }
-  // 0 or beyond the machine: no limit was set.
-  const limit = process.constrainedMemory()
-  if (limit === 0 || limit >= memory.totalBytes) return memory
-  return { totalBytes: limit, availableBytes: Math.min(memory.availableBytes, process.availableMemory()) }
-}
-
-function readText(path: string): string | undefined {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch {
-    return undefined
-  }
 }

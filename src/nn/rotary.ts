@@ -43,15 +43,15 @@ export function rotaryFrequencies(headDim: number, theta: number, scaling?: Rope
   })
 }
 
-/** 256 MiB in float32: a million positions of heads of 128. */
-const MAX_TABLE_ELEMENTS = 2 ** 26
+/** A quarter of a million positions of heads of 128: about a second's work and 64 MiB in float32, twice. */
+const MAX_TABLE_ELEMENTS = 2 ** 24
 
 /** cos and sin tables [maxPositions, headDim / 2] as constants of a model. */
 export class RotaryEmbedding {
   readonly cos: Constant
   readonly sin: Constant
 
-  /** @throws ConfigError for tables larger than any published model has */
+  /** @throws ConfigError for tables that would take seconds to compute, whatever is then generated */
   constructor(headDim: number, maxPositions: number, theta: number, scaling?: RopeScaling) {
     if (maxPositions * (headDim / 2) > MAX_TABLE_ELEMENTS) {
       throw new ConfigError(

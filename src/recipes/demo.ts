@@ -5,6 +5,7 @@ import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
 import type { TokenizerFiles } from '../checkpoint/hf.ts'
+import { CheckpointWriter } from '../checkpoint/writer.ts'
 import type { RunContext } from '../config/context.ts'
 import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
@@ -23,6 +24,7 @@ import { completionPrompt } from '../infer/prompt-loop.ts'
 import { GREEDY } from '../infer/sampler.ts'
 import { openDevice } from '../open.ts'
 import { MeasuredPeak } from '../train/measured-peak.ts'
+import { memorySentence } from '../train/memory.ts'
 import { describePlan } from '../train/plan-report.ts'
 import { type Evaluation, Pretraining } from '../train/pretrain.ts'
 import { RunDir } from '../train/run-dir.ts'
@@ -78,6 +80,8 @@ export default defineRecipe({
     const { dataset, heldOut, tokenizer, files } = await prepareDemo(corpus, join(folder, 'data'), context)
 
     const settings = demoSettings(maxSteps, seed)
+    const writer = new CheckpointWriter()
+    await writer.start()
     const training = await Pretraining.open({
       device,
       settings,
@@ -85,6 +89,7 @@ export default defineRecipe({
       dataset,
       tokenizerFiles: files,
       numerics: { device: device.name, isa: device.isa, matmulPrecision: device.matmulPrecision },
+      asyncSave: true,
     })
     const isOld = existsSync(join(folder, 'config.json'))
     const run = await RunDir.open(folder, { ...settings }, { resume: isOld })
@@ -113,6 +118,8 @@ export default defineRecipe({
       evalEverySteps: 100,
       saveEverySteps: 100,
       keepLast: 2,
+      keepBest: 0,
+      writer,
       validation: heldOut,
       evalDocuments: [0, 1],
       peak,
@@ -124,7 +131,10 @@ export default defineRecipe({
       )
       return
     }
-    if (result.seconds > 0) context.log(speedSentence(result))
+    if (result.seconds > 0) {
+      context.log(speedSentence(result))
+      context.log(memorySentence(training.memory, result.peakAnonymousBytes))
+    }
     await compare(result.evaluation!, corpus, context)
     const { model } = training.step
     for (const temperature of TEMPERATURES) {

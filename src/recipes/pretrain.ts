@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path'
 import { z } from 'zod'
 import { type HfConfig, readHfConfig } from '../checkpoint/hf-config.ts'
 import { findModelFolder } from '../checkpoint/model-folder.ts'
+import { CheckpointWriter } from '../checkpoint/writer.ts'
 import type { RunContext } from '../config/context.ts'
 import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
@@ -12,6 +13,7 @@ import { TokenDataset } from '../data/dataset.ts'
 import { formatBytes } from '../display/format.ts'
 import { openDevice } from '../open.ts'
 import { MeasuredPeak } from '../train/measured-peak.ts'
+import { memorySentence } from '../train/memory.ts'
 import { describePlan } from '../train/plan-report.ts'
 import { Pretraining } from '../train/pretrain.ts'
 import { RunDir } from '../train/run-dir.ts'
@@ -99,7 +101,14 @@ const config = z.object({
     describe: 'checkpoint this often, 0 only at the end',
     unit: 'steps',
   }),
-  keepLast: field(whole.default(2), { describe: 'checkpoints to keep' }),
+  keepLast: field(whole.default(2), { describe: 'newest checkpoints to keep' }),
+  keepBest: field(z.number().int().min(0).default(0), {
+    describe:
+      'keep these many of the lowest validation loss too, and save at each validation that is one of them; <run>/best names the best',
+  }),
+  asyncSave: field(z.boolean().default(true), {
+    describe: 'write checkpoints while training goes on, from a copy of the state; without, training waits',
+  }),
   spikeSigmas: field(z.number().min(0).default(8), {
     describe: 'stop at a loss this many standard deviations above the last 50; 0 only at one that is no number',
   }),
@@ -130,6 +139,8 @@ const HARMLESS = [
   'evalDocuments',
   'saveEverySteps',
   'keepLast',
+  'keepBest',
+  'asyncSave',
   'threads',
 ]
 
@@ -153,6 +164,15 @@ export default defineRecipe({
     const dataset = TokenDataset.open(join(data, 'train'))
     const validationDir = join(data, 'validation')
     const validation = existsSync(validationDir) ? TokenDataset.open(validationDir) : undefined
+    if (options.keepBest > 0 && validation === undefined) {
+      throw new ConfigError(
+        `pretrain: keepBest goes by the loss on held-out text, but there is no ${validationDir}: prepare the data with a validation part, or leave keepBest out`,
+      )
+    }
+    // A replay writes no checkpoint.
+    const asyncSave = options.asyncSave && options.replay === undefined
+    const writer = asyncSave ? new CheckpointWriter() : undefined
+    const isWriterReady = writer?.start()
     const { bosTokenId, eosTokenId, tokenizer } = dataset.manifest
     const tokens = {
       vocabSize: tokenizer.vocabSize,
@@ -172,6 +192,7 @@ export default defineRecipe({
       ...(options.threads !== undefined && { threads: options.threads }),
     })
     const settings = resolveSettings(options, model, stepsOf(options, dataset, hfConfig))
+    await isWriterReady
     const training = await Pretraining.open({
       device,
       settings,
@@ -185,6 +206,7 @@ export default defineRecipe({
         threads: device.threads,
       },
       initFrom: source,
+      asyncSave,
     })
     const { replay, ...saved } = options
     const goesOn = options.resume || replay !== undefined
@@ -211,6 +233,8 @@ export default defineRecipe({
       evalEverySteps: options.evalEverySteps,
       saveEverySteps: options.saveEverySteps,
       keepLast: options.keepLast,
+      keepBest: options.keepBest,
+      writer,
       validation,
       evalDocuments:
         validation && Array.from({ length: Math.min(options.evalDocuments, validation.documentCount) }, (_, i) => i),
@@ -232,7 +256,10 @@ export default defineRecipe({
         `validation: loss ${evaluation.loss.toFixed(4)} nats per token, ${evaluation.bitsPerByte.toFixed(4)} bits per byte over ${formatBytes(evaluation.bytes)}${before ?? ''}`,
       )
     }
-    if (result.seconds > 0) context.log(speedSentence(result))
+    if (result.seconds > 0) {
+      context.log(speedSentence(result))
+      context.log(memorySentence(training.memory, result.peakAnonymousBytes))
+    }
     context.log(`the model is in ${options.out}; talk to it with: trainyard generate ${options.out} --prompt "..."`)
   },
 })

@@ -12,7 +12,7 @@ import { readDocuments } from '../data/readers.ts'
 import { loadTokenizer } from '../data/tokenizer/load.ts'
 import { PieceCounter } from '../data/tokenizer/piece-counter.ts'
 import type { Tokenizer } from '../data/tokenizer/tokenizer.ts'
-import { END_OF_TEXT, trainFromCounts } from '../data/tokenizer/train.ts'
+import { END_OF_TEXT, trainInSteps } from '../data/tokenizer/train.ts'
 import { decodeUtf8 } from '../data/utf8.ts'
 import { formatBytes, formatCount } from '../display/format.ts'
 import { type Color, clip, paint } from '../display/text.ts'
@@ -77,12 +77,23 @@ export const tokenizerTrain = defineRecipe({
       const dropped = report.describeDropped()
       throw new DataError(`tokenizer train: expected text, found no document${dropped && `; dropped: ${dropped}`}`)
     }
-    const { tokenizer, bytesPerToken } = trainFromCounts(counter, {
+    const pieces = counter.size
+    const steps = trainInSteps(counter, {
       vocabSize: config.vocabSize,
       specialTokens: config.specialToken,
       pattern: PATTERNS[config.pattern],
       minFrequency: config.minFrequency,
     })
+    const joining = new ProgressLine(context, 'joining')
+    let step = steps.next()
+    while (!step.done && !context.signal.aborted) {
+      const merges = step.value
+      await joining.show(() => `${formatCount(pieces)} distinct pieces, ${formatCount(merges)} merges`)
+      step = steps.next()
+    }
+    joining.stop()
+    if (!step.done) return
+    const { tokenizer, bytesPerToken } = step.value
     writeTokenizer(tokenizer, folder)
     const seconds = (performance.now() - started) / 1000
     if (report.describeDropped() !== '') context.warn(`left out: ${report.describeDropped()}`)

@@ -1,6 +1,6 @@
 // The plan of a run in words and as JSON: parameters, FLOPs, memory, expected time.
 import { formatBytes, formatCount, formatDuration } from '../display/format.ts'
-import { totalBytes } from './plan.ts'
+import { arenaBytes } from './plan.ts'
 import type { Pretraining } from './pretrain.ts'
 
 /** What part of the measured peak a step is expected to reach. */
@@ -12,23 +12,33 @@ export function describePlan(
   maxSteps: number,
   peakFlops: number,
 ): { lines: string[]; json: Record<string, unknown> } {
-  const { plan, flopsPerStep, loader } = training
+  const { plan, flopsPerStep, loader, memory } = training
   const { batchTokens } = training.settings
   const tokens = maxSteps * batchTokens
   const seconds = (flopsPerStep * (maxSteps - training.stepsDone)) / (EXPECTED_SHARE * peakFlops)
   const epochs = (maxSteps / loader.stepsPerEpoch).toFixed(2)
+  const staging = memory.stagingBytes === 0 ? '' : `copy for checkpoints ${formatBytes(memory.stagingBytes)}, `
+  const rest = memory.baseBytes + memory.scratchBytes + plan.otherBytes
   const lines = [
     `plan: ${formatCount(plan.parameterCount)} parameters; ${formatCount(maxSteps)} steps of ${formatCount(batchTokens)} tokens = ${formatCount(tokens)} tokens (${epochs} epochs)`,
     `      ${(flopsPerStep * maxSteps).toExponential(2)} FLOPs counted op by op (6 N D: ${(6 * plan.parameterCount * tokens).toExponential(2)}); about ${formatDuration(seconds)} at ${100 * EXPECTED_SHARE}% of this machine's ${formatCount(peakFlops)} FLOP/s`,
-    `      memory ${formatBytes(totalBytes(plan))}: parameters ${formatBytes(plan.parameterBytes)}, gradients ${formatBytes(plan.gradientBytes)}, optimizer ${formatBytes(plan.optimizerBytes)}, activations ${formatBytes(plan.train.memory.totalBytes)}`,
+    `      memory ${formatBytes(memory.totalBytes)} at most: parameters ${formatBytes(plan.parameterBytes)}, gradients ${formatBytes(plan.gradientBytes)}, optimizer ${formatBytes(plan.optimizerBytes)}, activations ${formatBytes(arenaBytes(plan))}, ${staging}everything else ${formatBytes(rest)}`,
   ]
   const json = {
     parameterCount: plan.parameterCount,
     parameterBytes: plan.parameterBytes,
     gradientBytes: plan.gradientBytes,
     optimizerBytes: plan.optimizerBytes,
-    activationBytes: plan.train.memory.totalBytes,
+    activationBytes: arenaBytes(plan),
     activationBytesByKind: { ...plan.train.memory.peakByKind },
+    otherDeviceBytes: plan.otherBytes,
+    peakAnonymousBytes: memory.totalBytes,
+    peakAnonymousBytesByKind: {
+      base: memory.baseBytes,
+      device: memory.deviceBytes,
+      kernelScratch: memory.scratchBytes,
+      checkpointCopy: memory.stagingBytes,
+    },
     flopsPerStep,
     maxSteps,
     tokens,

@@ -25,6 +25,8 @@ export interface StepPlan {
   readonly parameterBytes: number
   readonly gradientBytes: number
   readonly optimizerBytes: number
+  /** Inputs, tables such as RoPE's, and what an update needs for a while. */
+  readonly otherBytes: number
 }
 
 /** Traces `program`, which must make its tensors inside the tape it is given. */
@@ -61,29 +63,40 @@ export function planProgram(
  */
 export function planStep(
   model: DecoderModel,
-  meta: DryRunDevice,
+  meta: DryRunDevice & { readonly allocatedBytes: number },
   shape: { microBatchSize: number; seqLen: number },
   rule: UpdateRule,
   options: MicroStepOptions,
 ): StepPlan {
+  const before = meta.allocatedBytes
   const arenas = materialize(model, meta)
   const optimizer = new Optimizer(arenas, rule)
   const batch = new BatchTensors(meta, shape.microBatchSize, shape.seqLen)
   const { scalars } = optimizer
+  // For the memory that it asks for outside the arena; the numbers mean nothing here.
+  optimizer.step({ lr: 0, step: 1, gradClip: 1 })
+  const parameterBytes = arenas.reduce((sum, arena) => sum + arena.weights.storage.bytes, 0)
+  const gradientBytes = arenas.reduce((sum, arena) => sum + (arena.gradients?.storage.bytes ?? 0), 0)
+  const optimizerBytes = optimizer.stateBytes
   return {
     train: planProgram(meta, { recompute: options.recompute }, (tape) =>
       microStep(model, batch, scalars, tape, options, true),
     ),
     evaluate: planProgram(meta, { record: false }, () => evalStep(model, batch, scalars, true)),
     parameterCount: parameterCount(model),
-    parameterBytes: arenas.reduce((sum, arena) => sum + arena.weights.storage.bytes, 0),
-    gradientBytes: arenas.reduce((sum, arena) => sum + (arena.gradients?.storage.bytes ?? 0), 0),
-    optimizerBytes: optimizer.stateBytes,
+    parameterBytes,
+    gradientBytes,
+    optimizerBytes,
+    otherBytes: meta.allocatedBytes - before - parameterBytes - gradientBytes - optimizerBytes,
   }
 }
 
-/** Bytes that training holds on the device: what is refused if it does not fit. */
+/** Bytes of the block that the tensors of a micro-batch lie in, of training or evaluation. */
+export function arenaBytes({ train, evaluate }: StepPlan): number {
+  return Math.max(train.memory.totalBytes, evaluate.memory.totalBytes)
+}
+
+/** Bytes that training holds on the device. */
 export function totalBytes(plan: StepPlan): number {
-  const arena = Math.max(plan.train.memory.totalBytes, plan.evaluate.memory.totalBytes)
-  return plan.parameterBytes + plan.gradientBytes + plan.optimizerBytes + arena
+  return plan.parameterBytes + plan.gradientBytes + plan.optimizerBytes + plan.otherBytes + arenaBytes(plan)
 }

@@ -1,23 +1,26 @@
 // A pretraining run from open files to a trained model: builds the model, plans its memory, trains with a live report,
 // evaluates, checkpoints, resumes. Used by the recipes; draws nothing and prints nothing itself.
 import { createHash } from 'node:crypto'
-import { freemem } from 'node:os'
 import { loadHfWeights, type TokenizerFiles } from '../checkpoint/hf.ts'
 import { createModel, type HfConfig } from '../checkpoint/hf-config.ts'
-import { loadRunCheckpoint, takeSnapshot } from '../checkpoint/run-checkpoint.ts'
-import { type Snapshot, writeSnapshot } from '../checkpoint/snapshot.ts'
+import { loadRunCheckpoint, type RunCheckpoint, saveRunCheckpoint, takeSnapshot } from '../checkpoint/run-checkpoint.ts'
+import type { Snapshot, WriteOptions } from '../checkpoint/snapshot.ts'
 import { newestComplete } from '../checkpoint/store.ts'
 import type { Device } from '../core/device.ts'
 import { ConfigError } from '../core/errors.ts'
 import type { TokenDataset } from '../data/dataset.ts'
 import { EvalLoader } from '../data/eval-loader.ts'
 import { DataLoader, type LoaderState } from '../data/loader.ts'
+import { formatBytes } from '../display/format.ts'
+import { anonymousBytes, describeMemory, untouchedHeapBytes } from '../machine/memory.ts'
 import { DropoutStreams } from '../models/decoder.ts'
 import { materialize } from '../nn/module.ts'
 import { openMeta } from '../open.ts'
 import { Optimizer } from '../optim/optimizer.ts'
 import { learningRate } from '../optim/schedule.ts'
-import { planStep, type StepPlan, totalBytes } from './plan.ts'
+import { type FitShape, refuse } from './fit.ts'
+import { forecastMemory, type MemoryForecast } from './memory.ts'
+import { arenaBytes, planStep, type StepPlan } from './plan.ts'
 import type { RunDir } from './run-dir.ts'
 import { type RunSettings, updateRule } from './settings.ts'
 import { TrainStep } from './step.ts'
@@ -52,6 +55,8 @@ export class Pretraining {
   readonly settings: RunSettings
   readonly config: HfConfig
   readonly plan: StepPlan
+  /** What the process is expected to take at most. */
+  readonly memory: MemoryForecast
   readonly loader: DataLoader
   readonly optimizer: Optimizer
   readonly step: TrainStep
@@ -60,7 +65,7 @@ export class Pretraining {
   #stepsDone = 0
 
   private constructor(
-    fields: Pick<Pretraining, 'device' | 'settings' | 'config' | 'plan' | 'loader' | 'optimizer' | 'step'>,
+    fields: Pick<Pretraining, 'device' | 'settings' | 'config' | 'plan' | 'memory' | 'loader' | 'optimizer' | 'step'>,
     tokenizerFiles: TokenizerFiles,
     numerics: Numerics,
   ) {
@@ -68,6 +73,7 @@ export class Pretraining {
     this.settings = fields.settings
     this.config = fields.config
     this.plan = fields.plan
+    this.memory = fields.memory
     this.loader = fields.loader
     this.optimizer = fields.optimizer
     this.step = fields.step
@@ -77,7 +83,10 @@ export class Pretraining {
 
   /**
    * Plans the run and, if it fits, gives it its memory.
-   * @param options.initFrom  Hugging Face folder whose weights to start from; else random initialisation by `seed`
+   * @param options.initFrom        Hugging Face folder whose weights to start from; else random initialisation by `seed`
+   * @param options.asyncSave       checkpoints will be written while training goes on (`snapshot`), which takes a copy of
+   *   the state; start the CheckpointWriter before, so that its thread counts. Default false: only `save` is used
+   * @param options.availableBytes  what the process may still take; default what this machine says
    * @throws ConfigError if the run cannot fit in memory, with the cheapest change that would
    */
   static async open(options: {
@@ -88,8 +97,10 @@ export class Pretraining {
     tokenizerFiles: TokenizerFiles
     numerics: Numerics
     initFrom?: string | undefined
+    asyncSave?: boolean
+    availableBytes?: number
   }): Promise<Pretraining> {
-    const { device, settings, config, dataset } = options
+    const { device, settings, config, dataset, asyncSave = false } = options
     const { seqLen, batchTokens, microBatchSize, packing, seed, dropout, recompute } = settings
     checkShape(settings, config)
     const rowsPerStep = batchTokens / seqLen
@@ -98,14 +109,33 @@ export class Pretraining {
     const rule = updateRule(settings.optimizer)
     const stepOptions = { recompute, dropout, streams: new DropoutStreams(seed) }
     const shape = { microBatchSize, seqLen }
-    const plan = planStep(createModel(config), await openMeta(device), shape, rule, stepOptions)
-    refuseIfTooLarge(plan, settings)
+    const meta = await openMeta(device)
+    const planFor = (change: FitShape): StepPlan =>
+      planStep(createModel(config), meta, change, rule, { ...stepOptions, recompute: change.recompute })
+    const wanted = { seqLen, microBatchSize, recompute, asyncSave }
+    const plan = planFor(wanted)
+    // After the dry run, whose litter counts too, and before the run takes anything.
+    const takenBytes = anonymousBytes()
+    const baseBytes = takenBytes + untouchedHeapBytes()
+    const forecast = (change: FitShape, changed: StepPlan): MemoryForecast =>
+      forecastMemory(changed, device, { ...createModel(config).shape, ...change }, baseBytes)
+    const memory = forecast(wanted, plan)
+    const limitBytes = takenBytes + (options.availableBytes ?? describeMemory().availableBytes)
+    if (memory.totalBytes > limitBytes) {
+      const parts = `activations ${formatBytes(arenaBytes(plan))}, copy for checkpoints ${formatBytes(memory.stagingBytes)}`
+      refuse(
+        wanted,
+        batchTokens,
+        { neededBytes: memory.totalBytes, parts, limitBytes },
+        (change) => forecast(change, planFor(change)).totalBytes,
+      )
+    }
     const model = createModel(config)
     const arenas = materialize(model, device, options.initFrom === undefined ? { seed } : {})
     if (options.initFrom !== undefined) loadHfWeights(model, options.initFrom)
     const optimizer = new Optimizer(arenas, rule)
     const step = new TrainStep(model, optimizer, shape, plan, stepOptions)
-    const fields = { device, settings, config, plan, loader, optimizer, step }
+    const fields = { device, settings, config, plan, memory, loader, optimizer, step }
     return new Pretraining(fields, options.tokenizerFiles, options.numerics)
   }
 
@@ -165,31 +195,31 @@ export class Pretraining {
     }
   }
 
-  /** Writes a checkpoint of the present state into the run and waits for it. */
-  async save(run: RunDir, keepLast: number): Promise<string> {
-    return await writeSnapshot(await this.snapshot(run, keepLast))
+  /** Writes a checkpoint of the present state into the run and waits for it; takes no memory. @returns its folder */
+  async save(run: RunDir, options: WriteOptions = {}): Promise<string> {
+    return await saveRunCheckpoint(run.path, this.#checkpoint(), options)
   }
 
   /** The present state as values, to be written while training goes on. */
-  async snapshot(run: RunDir, keepLast: number): Promise<Snapshot> {
-    return await takeSnapshot(
-      run.path,
-      {
-        model: this.step.model,
-        config: this.config,
-        tokenizerFiles: this.#tokenizerFiles,
-        optimizer: this.optimizer,
-        trainer: {
-          step: this.#stepsDone,
-          seed: this.settings.seed,
-          data: this.loader.describeState(this.#stepsDone),
-          schedule: this.settings.schedule,
-          numerics: this.#numerics,
-          configHash: hashOf(this.settings),
-        },
+  async snapshot(run: RunDir, options: WriteOptions = {}): Promise<Snapshot> {
+    return await takeSnapshot(run.path, this.#checkpoint(), options)
+  }
+
+  #checkpoint(): RunCheckpoint {
+    return {
+      model: this.step.model,
+      config: this.config,
+      tokenizerFiles: this.#tokenizerFiles,
+      optimizer: this.optimizer,
+      trainer: {
+        step: this.#stepsDone,
+        seed: this.settings.seed,
+        data: this.loader.describeState(this.#stepsDone),
+        schedule: this.settings.schedule,
+        numerics: this.#numerics,
+        configHash: hashOf(this.settings),
       },
-      { keepLast },
-    )
+    }
   }
 
   /**
@@ -226,23 +256,6 @@ function checkShape({ seqLen, batchTokens, microBatchSize }: RunSettings, config
       `pretrain: seqLen must be at most the model's maxPositionEmbeddings, got ${seqLen} and ${config.maxPositionEmbeddings}`,
     )
   }
-}
-
-/** A run that cannot fit is refused before it starts. */
-function refuseIfTooLarge(plan: StepPlan, settings: RunSettings): void {
-  const needed = totalBytes(plan)
-  const free = freemem()
-  if (needed <= free) return
-  const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(2)} GiB`
-  const advice =
-    settings.microBatchSize > 1
-      ? `--micro-batch-size ${Math.max(1, settings.microBatchSize >> 1)}`
-      : settings.recompute !== 'full'
-        ? '--recompute full'
-        : 'a smaller --depth'
-  throw new ConfigError(
-    `pretrain: the run needs ${gib(needed)} (activations ${gib(plan.train.memory.totalBytes)}), ${gib(free)} are free; try ${advice}`,
-  )
 }
 
 function hashOf(settings: RunSettings): string {

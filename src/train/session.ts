@@ -1,13 +1,15 @@
 // The loop around a Pretraining: steps until the end or a stop, evaluations and checkpoints on their days, metrics in
 // the run folder, a live picture. What pretrain and demo share.
 import { totalmem } from 'node:os'
-import { CheckpointWriter } from '../checkpoint/writer.ts'
+import type { CheckpointWriter } from '../checkpoint/writer.ts'
 import type { LiveView, RunContext } from '../config/context.ts'
 import { TrainyardError } from '../core/errors.ts'
 import type { TokenDataset } from '../data/dataset.ts'
 import { formatCount, formatDuration, formatPercent } from '../display/format.ts'
 import { renderTraining, type TrainingStatus, trainingLine } from '../display/training.ts'
+import { Checkpoints } from './checkpoints.ts'
 import type { MeasuredPeak } from './measured-peak.ts'
+import { PeakMemory } from './memory.ts'
 import type { Evaluation, Pretraining, StepReport } from './pretrain.ts'
 import type { RunDir } from './run-dir.ts'
 import { describeLastStep, SpikeDetector } from './spike.ts'
@@ -24,6 +26,10 @@ export interface SessionOptions {
   evalEverySteps: number
   saveEverySteps: number
   keepLast: number
+  /** Keep these many of the lowest held-out loss too, and save at each evaluation that is one of them. */
+  keepBest: number
+  /** Writes checkpoints beside training; closed at the end. undefined: training waits for them. */
+  writer: CheckpointWriter | undefined
   validation: TokenDataset | undefined
   /** Documents of an evaluation during training (default all). */
   evalDocuments: readonly number[] | undefined
@@ -46,12 +52,16 @@ export interface SessionResult {
   tokens: number
   /** FLOP/s of those steps as a part of the peak. */
   peakShare: number | undefined
+  /** Highest anonymous memory of the process. */
+  peakAnonymousBytes: number
 }
 
 /** Speed is averaged over this many of the last steps. */
 const RECENT_STEPS = 20
 /** A peak that must be wrong is measured again this often at most. */
 const MEASURE_EVERY_STEPS = 10
+/** Memory is looked at after every step, and this often while the program waits for something. */
+const SAMPLE_EVERY_MS = 50
 
 /** Trains from where `training` stands to `maxSteps`. */
 export async function runSession(
@@ -75,6 +85,7 @@ export async function runSession(
     seconds: 0,
     tokens: 0,
     peakShare: undefined,
+    peakAnonymousBytes: 0,
   }
   const started = performance.now()
   const status = (): TrainingStatus => {
@@ -117,16 +128,6 @@ export async function runSession(
   }
   const isDue = (every: number): boolean => every > 0 && training.stepsDone % every === 0
 
-  /** Training waits only for the copy. A checkpoint that could not be written is no reason to stop: the next may be. */
-  const saveMeanwhile = async (): Promise<void> => {
-    const snapshot = await training.snapshot(run, options.keepLast)
-    try {
-      await writer.write(snapshot)
-    } catch (error) {
-      context.warn(`${(error as Error).message}; earlier checkpoints are untouched and training goes on`)
-    }
-  }
-
   /** The state after a bad step is not saved: the newest checkpoint is one from before. */
   const spikeError = async (problem: string, report: StepReport): Promise<TrainyardError> => {
     const path = await run.writeSpike(report.step, await describeLastStep(training, report, problem))
@@ -136,11 +137,20 @@ export async function runSession(
   }
 
   const detector = new SpikeDetector(options.spikeSigmas)
-  const writer = new CheckpointWriter()
+  const memory = new PeakMemory()
+  const checkpoints = new Checkpoints(training, run, {
+    keep: { keepLast: options.keepLast, keepBest: options.keepBest },
+    writer: options.writer,
+    peak: memory,
+    warn: (sentence) => context.warn(sentence),
+  })
+  const sampling = setInterval(() => memory.sample(), SAMPLE_EVERY_MS).unref()
   const live = context.live(view)
-  let savedAt = -1
+  using _ = context.interruptNotice('stopping after this step')
   try {
     if (options.evalFirst && training.stepsDone === 0) result.firstEvaluation = await evaluate(undefined)
+    // Of the present state, where it was evaluated.
+    let evaluation: Evaluation | undefined
     while (training.stepsDone < maxSteps) {
       if (context.signal.aborted || (options.stopAfterStep > 0 && training.stepsDone >= options.stopAfterStep)) {
         result.isFinished = false
@@ -148,6 +158,7 @@ export async function runSession(
       }
       const report = await training.trainStep(context.turn.bind(context))
       result.lastReport = report
+      memory.sample()
       // No step is faster than the peak: it was measured while something else ran.
       const isTooFast = peak?.isRoof && training.flopsPerStep / report.seconds > peak.flops
       if (isTooFast && report.step % MEASURE_EVERY_STEPS === 1) peak.measureAgain()
@@ -170,27 +181,32 @@ export async function runSession(
       await context.turn()
       const problem = detector.check(report)
       if (problem !== undefined) {
-        await writer.finish()
+        await checkpoints.finish()
         throw await spikeError(problem, report)
       }
-      if (isDue(options.evalEverySteps) && training.stepsDone < maxSteps) await evaluate(options.evalDocuments)
-      if (isDue(options.saveEverySteps)) {
-        await saveMeanwhile()
-        savedAt = training.stepsDone
+      const isLast = training.stepsDone === maxSteps
+      // At the end everything is evaluated; only to be compared with the others, the same documents as theirs first.
+      const isEvaluated = isLast ? options.keepBest > 0 : isDue(options.evalEverySteps)
+      evaluation = isEvaluated ? await evaluate(options.evalDocuments) : undefined
+      if (isDue(options.saveEverySteps) || (evaluation !== undefined && checkpoints.isBest(evaluation))) {
+        await checkpoints.save(evaluation)
       }
     }
-    if (savedAt !== training.stepsDone) await saveMeanwhile()
+    if (checkpoints.savedStep !== training.stepsDone) await checkpoints.save(evaluation)
     // The last one must be there before the run counts as done.
-    await writer.finish()
+    await checkpoints.finish()
     if (result.isFinished) result.evaluation = await evaluate(undefined)
+    memory.sample()
   } finally {
-    await writer.close()
+    await options.writer?.close()
+    clearInterval(sampling)
     live.stop()
   }
   if (peak !== undefined && result.seconds > 0) {
     peak.measureAgain()
     result.peakShare = ((result.tokens / batchTokens) * training.flopsPerStep) / result.seconds / peak.flops
   }
+  result.peakAnonymousBytes = memory.bytes
   await run.writeActual({
     steps: training.stepsDone,
     tokens: training.stepsDone * batchTokens,
@@ -199,6 +215,8 @@ export async function runSession(
     tokensPerSecond: result.seconds > 0 ? result.tokens / result.seconds : 0,
     ...(result.peakShare !== undefined && { peakFlops: peak!.flops, peakShare: result.peakShare }),
     peakRssBytes: process.resourceUsage().maxRSS * 1024,
+    peakAnonymousBytes: memory.bytes,
+    predictedAnonymousBytes: training.memory.totalBytes,
     ...(result.evaluation && { evaluation: { ...result.evaluation } }),
   })
   return result

@@ -24,7 +24,7 @@ async function writeForever(run: string, firstStep: number): Promise<never> {
         mkdirSync(join(folder, 'state'))
         writeFileSync(join(folder, 'state', 'trainer.json'), JSON.stringify({ step }))
       },
-      { keepLast: 2 },
+      { keep: { keepLast: 2 } },
     )
     process.stdout.write(`${step}\n`)
   }

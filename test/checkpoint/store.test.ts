@@ -5,9 +5,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
+import { findModelFolder } from '../../src/checkpoint/model-folder.ts'
 import {
+  bestComplete,
   checkpointsFolder,
   cleanTemporary,
+  type Keep,
   listCheckpoints,
   newestComplete,
   pruneCheckpoints,
@@ -19,7 +22,7 @@ import { CheckpointError } from '../../src/core/errors.ts'
 const root = mkdtempSync(join(tmpdir(), 'trainyard-store-'))
 const newRun = (): string => mkdtempSync(join(root, 'run-'))
 
-async function writeStep(run: string, step: number, options?: { keepLast?: number }): Promise<string> {
+async function writeStep(run: string, step: number, keep?: Keep, loss?: number, tokens = 1000): Promise<string> {
   return await writeCheckpoint(
     run,
     step,
@@ -28,7 +31,7 @@ async function writeStep(run: string, step: number, options?: { keepLast?: numbe
       mkdirSync(join(folder, 'state'))
       writeFileSync(join(folder, 'state', 'trainer.json'), JSON.stringify({ step }))
     },
-    options,
+    { keep, heldOut: loss === undefined ? undefined : { loss, tokens } },
   )
 }
 
@@ -101,13 +104,75 @@ test('pruning keeps the newest, and never the damaged in place of the whole', as
   assert.deepEqual(steps(run), [2, 3, 4])
   // The newest rots: with keepLast 1 the one before must stay.
   writeFileSync(join(checkpointsFolder(run), 'step-4', 'model.safetensors'), 'weights of X')
-  await pruneCheckpoints(run, 1)
+  await pruneCheckpoints(run, { keepLast: 1 })
   assert.deepEqual(steps(run), [3, 4])
   assert.equal(newestComplete(run).checkpoint?.step, 3)
   await writeStep(run, 5, { keepLast: 1 })
   assert.deepEqual(steps(run), [5])
-  await pruneCheckpoints(run, 0)
+  await pruneCheckpoints(run, { keepLast: 0 })
   assert.deepEqual(steps(run), [5])
+})
+
+test('the best by held-out loss stay beside the newest, whatever comes after', async () => {
+  const run = newRun()
+  const keep = { keepLast: 2, keepBest: 2 }
+  const losses = [3.9, 3.1, undefined, 3.3, 3.2, 3.5, undefined, 3.6]
+  for (const [i, loss] of losses.entries()) await writeStep(run, i + 1, keep, loss)
+  assert.deepEqual(steps(run), [2, 5, 7, 8])
+  assert.deepEqual(
+    listCheckpoints(run).map(({ heldOut }) => heldOut?.loss),
+    [3.1, 3.2, undefined, 3.6],
+  )
+  assert.equal(bestComplete(run).checkpoint?.step, 2)
+  // A tie: the earlier one is the best.
+  await writeStep(run, 9, keep, 3.1)
+  assert.equal(bestComplete(run).checkpoint?.step, 2)
+  assert.deepEqual(steps(run), [2, 8, 9])
+  await pruneCheckpoints(run, { keepLast: 1, keepBest: 1 })
+  assert.deepEqual(steps(run), [2, 9])
+  await pruneCheckpoints(run, { keepLast: 1 })
+  assert.deepEqual(steps(run), [9])
+})
+
+test('a best that rots is passed over, and the next best is kept in its place', async () => {
+  const run = newRun()
+  const keep = { keepLast: 1, keepBest: 2 }
+  for (const [i, loss] of [3.1, 3.2, 3.3].entries()) await writeStep(run, i + 1, keep, loss)
+  assert.deepEqual(steps(run), [1, 2, 3])
+  writeFileSync(join(checkpointsFolder(run), 'step-1', 'model.safetensors'), 'weights of X')
+  const { checkpoint, skipped } = bestComplete(run)
+  assert.equal(checkpoint?.step, 2)
+  assert.match(skipped[0]!.problem!, /step-1.*SHA-256/)
+  // Sizes alone do not show it: it counts as evaluated, and must not push a whole one out.
+  await writeStep(run, 4, keep, 3.4)
+  assert.deepEqual(steps(run), [2, 3, 4])
+})
+
+test('a held-out loss is guarded by the marker, and is compared only over as much text', async () => {
+  const run = newRun()
+  const keep = { keepLast: 1, keepBest: 1 }
+  await writeStep(run, 1, keep, 2, 500)
+  await writeStep(run, 2, keep, 3.3)
+  assert.deepEqual(steps(run), [2], 'a loss over another text is no reason to stay')
+  const marker = join(await writeStep(run, 3, keep, 3.4), 'complete.json')
+  assert.deepEqual(steps(run), [2, 3])
+  writeFileSync(marker, readFileSync(marker, 'utf8').replace('3.4', '2.4'))
+  assert.match(listCheckpoints(run)[1]!.problem!, /not as they were written/)
+  assert.equal(bestComplete(run).checkpoint?.step, 2)
+})
+
+test('<run>/best names the best checkpoint', async () => {
+  const run = newRun()
+  await writeStep(run, 1)
+  assert.throws(
+    () => findModelFolder(join(run, 'best')),
+    /no complete checkpoint of the run has a held-out loss.*keep-best/,
+  )
+  await writeStep(run, 2, undefined, 3)
+  await writeStep(run, 3, undefined, 4)
+  assert.equal(findModelFolder(join(run, 'best')).folder, join(checkpointsFolder(run), 'step-2'))
+  assert.equal(findModelFolder(run).folder, join(checkpointsFolder(run), 'step-3'))
+  assert.throws(() => findModelFolder(join(run, 'worst')), /no such folder/)
 })
 
 test('a step written again replaces the old one; a failing writer leaves it', async () => {

@@ -77,7 +77,10 @@ const CODE = [
 ]
 const HALVES = ['\ud800', '\udc00', '\udbffa', 'b\udfff']
 
-/** Any character of planes that Unicode has long settled: the newest letters are not known to every version. */
+/** Letters and marks that are new in Unicode 17: Node 24 knows them, the other programs stand at Unicode 16. */
+const NEWEST = /[\u088f\u0c5c\u0cdc\ua7ce\ua7cf\ua7d2\ua7d4\ua7f1]|[\u1acf-\u1add\u1ae0-\u1aeb]/
+
+/** Any character that every version of Unicode in use knows, or none does. */
 const settled = fc
   .oneof(
     fc.integer({ min: 0, max: 0x7f }),
@@ -89,6 +92,7 @@ const settled = fc
     fc.integer({ min: 0x20000, max: 0x2a6df }),
   )
   .map((codePoint) => String.fromCodePoint(codePoint))
+  .filter((character) => !NEWEST.test(character))
 
 const run = (choices: readonly string[]) =>
   fc.tuple(fc.constantFrom(...choices), fc.integer({ min: 1, max: 6 })).map(([text, n]) => text.repeat(n))
@@ -108,11 +112,12 @@ export function hardTexts(extra: readonly string[] = []): fc.Arbitrary<string> {
     fc.string({ maxLength: 8 }),
     ...(extra.length > 0 ? [fc.constantFrom(...extra)] : []),
   ]
-  return fc.array(fc.oneof(...parts), { maxLength: 24 }).map((texts) => texts.join(''))
+  // Without a size fast-check keeps to short ones, most of which come up again.
+  return fc.array(fc.oneof(...parts), { maxLength: 24, size: 'max' }).map((texts) => texts.join(''))
 }
 
-/** A fixed seed: what fails fails again. */
-export const RUNS = { numRuns: 2500, seed: 20240501 }
+/** Short texts come up again: more than 10,000 of these differ. A fixed seed: what fails fails again. */
+export const RUNS = { numRuns: 11_000, seed: 20240501 }
 
 const shared = fileURLToPath(new URL('../../../shared/data/', import.meta.url))
 

@@ -30,7 +30,7 @@ for (const name of ['gpt2', 'cl100k_base', 'o200k_base'] as const satisfies Tikt
       assertSameIds(text, ours.encode(text), [...theirs.encode(text, 'all')], ours)
       assertSameIds(text, ours.encode(text, { parseSpecial: false }), [...theirs.encode_ordinary(text)], ours)
     })
-    fc.assert(property, { ...RUNS, numRuns: 500 })
+    fc.assert(property, RUNS)
   })
 
   test(`${name}: ids of real texts`, { skip: skipReal }, () => {

@@ -60,6 +60,22 @@ test('merges are those of the definition, ties and repeated letters included', (
   fc.assert(property, { numRuns: 300, seed: 1 })
 })
 
+test('merges of a larger text are those of the definition', () => {
+  const syllables = ['ba', 'na', 'co', 'ri', 'sto', 'e', 'lu', '\u00e4', 'ttt', 'aa']
+  let state = 1
+  const next = (most: number): number => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
+    return Math.floor((state / 2 ** 32) * most)
+  }
+  const word = (): string => Array.from({ length: 1 + next(4) }, () => syllables[next(10)]!).join('')
+  const text = Array.from({ length: 1500 }, word).join(' ')
+  assert.deepEqual(mergesOf(text, 220, 2), naiveMerges(text, 220, 2))
+})
+
+test('a minimum frequency below 1 is refused', () => {
+  assert.throws(() => trainTokenizer(['ab'], { vocabSize: 300, minFrequency: 0 }), /minFrequency must be at least 1/)
+})
+
 test('pieces are counted exactly while the tables grow, long pieces and all scripts included', () => {
   const counter = new PieceCounter()
   const expected = new Map<string, number>()

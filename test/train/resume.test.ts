@@ -83,7 +83,7 @@ for (const kind of ['adamw', 'muon'] as const) {
     const first = await open(device, data, settings)
     const firstLosses = await trainTo(first, 5)
     const run = await RunDir.open(path, { ...settings })
-    await first.save(run, 2)
+    await first.save(run)
 
     const second = await open(device, data, settings)
     const again = await RunDir.open(path, { ...settings }, { resume: true })

@@ -1,7 +1,7 @@
 // The CPU device: native memory that the garbage collector frees, copies to and from the host, and the kernels of all
 // families on one thread pool. Computes in f32. Finding and building the library is open-cpu.ts's.
 import koffi from 'koffi'
-import type { Device, DeviceBuffer } from '../../core/device.ts'
+import type { AttentionShape, Device, DeviceBuffer } from '../../core/device.ts'
 import { DTYPE_BYTES, type Dtype, type HostArray } from '../../core/dtype.ts'
 import { DeviceError, DtypeError, invariant, ShapeError } from '../../core/errors.ts'
 import type { Kernels } from '../../core/kernels.ts'
@@ -14,6 +14,7 @@ import { type MatmulPrecision, matmulKernels } from './matmul.ts'
 import { normKernels } from './norm.ts'
 import { optimizerKernels } from './optimizer.ts'
 import { measurePeakFlops, type PeakFlops } from './peak.ts'
+import { scratchBytes } from './scratch.ts'
 
 const ALIGNMENT = 64
 
@@ -123,6 +124,15 @@ export class CpuDevice implements Device {
 
   async read(tensor: Tensor): Promise<HostArray> {
     return elementsOf(tensor).slice()
+  }
+
+  kernelScratchBytes(shape: AttentionShape): number {
+    return scratchBytes(shape, this.threads)
+  }
+
+  /** Bytes that kernels have kept for themselves so far. */
+  get scratchBytesHeld(): number {
+    return this.#library.plain('scratch_held', 'l', 'int64_t')(this.#context)
   }
 
   /** The f32 multiply-add peak of this device's threads and instruction set, measured in about 50 ms. */

@@ -4,7 +4,7 @@
 import { TokenizerError } from '../../core/errors.ts'
 import type { AddedToken } from './added-tokens.ts'
 import { trainMerges } from './merge-training.ts'
-import { PieceCounter, type PieceCounts } from './piece-counter.ts'
+import { PieceCounter } from './piece-counter.ts'
 import { LLAMA3_PATTERN } from './pretokenize.ts'
 import { Tokenizer } from './tokenizer.ts'
 
@@ -37,21 +37,39 @@ export interface TrainedTokenizer {
   bytesPerToken: number
 }
 
-/** Trains from piece counts: the text itself may be larger than memory. */
-export function trainFromCounts(counts: PieceCounts, options: TokenizerTraining): TrainedTokenizer {
+/**
+ * Trains from piece counts: the text itself may be larger than memory. Empties `counter`, because the counts of a large
+ * corpus and the words that are made of them would not both fit.
+ * @throws TokenizerError if the vocabulary has no room for the bytes and special tokens, or an option makes no sense
+ */
+export function trainFromCounts(counter: PieceCounter, options: TokenizerTraining): TrainedTokenizer {
+  const steps = trainInSteps(counter, options)
+  for (;;) {
+    const step = steps.next()
+    if (step.done) return step.value
+    options.onProgress?.(step.value, mergesOf(options))
+  }
+}
+
+/** `trainFromCounts`, pausing now and then: yields the number of merges made, and returns the tokenizer. */
+export function* trainInSteps(
+  counter: PieceCounter,
+  options: Omit<TokenizerTraining, 'onProgress'>,
+): Generator<number, TrainedTokenizer> {
   const { vocabSize, specialTokens = [END_OF_TEXT], pattern = LLAMA3_PATTERN, minFrequency = 2 } = options
-  const total = vocabSize - 256 - specialTokens.length
+  const total = mergesOf(options)
   if (total < 0) {
     throw new TokenizerError(
       `tokenizer: vocabSize must be at least ${256 + specialTokens.length} (256 bytes and ${specialTokens.length} special tokens), got ${vocabSize}`,
     )
   }
+  if (!(minFrequency >= 1)) throw new TokenizerError(`tokenizer: minFrequency must be at least 1, got ${minFrequency}`)
   const specials = new Set(specialTokens)
   if (specials.size < specialTokens.length || specials.has('')) {
     throw new TokenizerError('tokenizer: special tokens must differ from each other and from the empty text')
   }
   const vocabulary: Uint8Array[] = Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte))
-  const { merges, bytes, tokens } = trainMerges(counts, vocabulary, total, minFrequency, options.onProgress)
+  const { merges, bytes, tokens } = yield* trainMerges(counter.take(), vocabulary, total, minFrequency)
   const addedTokens: AddedToken[] = specialTokens.map((content, i) => ({
     id: vocabulary.length + i,
     content,
@@ -70,4 +88,9 @@ export function trainFromCounts(counts: PieceCounts, options: TokenizerTraining)
     addsBos: false,
   })
   return { tokenizer, bytesPerToken: bytes / tokens }
+}
+
+/** Merges that a vocabulary has room for. */
+function mergesOf({ vocabSize, specialTokens = [END_OF_TEXT] }: TokenizerTraining): number {
+  return vocabSize - 256 - specialTokens.length
 }

@@ -198,6 +198,13 @@ void* ty_scratch(TyContext* context, int thread, size_t bytes) {
   return context->scratch[size_t(thread)].atLeast(bytes);
 }
 void* ty_shared_scratch(TyContext* context, size_t bytes) { return context->shared.atLeast(bytes); }
+// Bytes of all scratch that the kernels have asked for so far.
+TY_PUBLIC int64_t ty_scratch_held(int64_t context) {
+  const TyContext* c = reinterpret_cast<const TyContext*>(context);
+  int64_t bytes = int64_t(c->shared.bytes);
+  for (const Block& block : c->scratch) bytes += int64_t(block.bytes);
+  return bytes;
+}
 
 // Memory of tensors; 0 when there is not enough.
 TY_PUBLIC int64_t ty_allocate(int64_t bytes) { return reinterpret_cast<int64_t>(allocate(size_t(bytes))); }

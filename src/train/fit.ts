@@ -1,0 +1,83 @@
+// A run that does not fit in memory: the cheapest change that would make it fit, found by planning each candidate for
+// real. Changes nothing itself: the user decides.
+import { ConfigError } from '../core/errors.ts'
+import type { Recompute } from '../core/tape.ts'
+import { formatBytes } from '../display/format.ts'
+
+/** What may be changed to save memory. */
+export interface FitShape {
+  readonly seqLen: number
+  /** Smaller: the same step in more micro-batches. */
+  readonly microBatchSize: number
+  readonly recompute: Recompute
+  /** False: training waits while a checkpoint is written, and no copy of the state is needed. */
+  readonly asyncSave: boolean
+}
+
+/** Shorter sequences than this are no advice. */
+const LEAST_SEQ_LEN = 32
+const RECOMPUTE: readonly Recompute[] = ['none', 'selective', 'full']
+
+/**
+ * The cheapest change in time: more and smaller micro-batches do the same arithmetic; waiting for checkpoints costs
+ * seconds now and then; recomputation costs arithmetic in every step; shorter sequences change what is learned.
+ * @param bytesOf  peak of the process for a candidate
+ * @returns undefined if nothing of this is enough
+ */
+export function cheapestFit(
+  shape: FitShape,
+  batchTokens: number,
+  limitBytes: number,
+  bytesOf: (candidate: FitShape) => number,
+): { shape: FitShape; bytes: number } | undefined {
+  for (let seqLen = shape.seqLen; seqLen === shape.seqLen || seqLen >= LEAST_SEQ_LEN; seqLen = Math.floor(seqLen / 2)) {
+    if (batchTokens % seqLen !== 0) continue
+    const sizes = divisors(batchTokens / seqLen).filter((size) => size <= shape.microBatchSize)
+    for (const recompute of RECOMPUTE.slice(RECOMPUTE.indexOf(shape.recompute))) {
+      for (const asyncSave of shape.asyncSave ? [true, false] : [false]) {
+        const candidate = (microBatchSize: number): FitShape => ({ seqLen, microBatchSize, recompute, asyncSave })
+        // Where not even the smallest fits, the others need no plan.
+        if (bytesOf(candidate(sizes[0]!)) > limitBytes) continue
+        for (const size of sizes.toReversed()) {
+          const bytes = bytesOf(candidate(size))
+          if (bytes <= limitBytes) return { shape: candidate(size), bytes }
+        }
+      }
+    }
+  }
+  return undefined
+}
+
+/** Rising. */
+function divisors(count: number): number[] {
+  return Array.from({ length: count }, (_, i) => i + 1).filter((size) => count % size === 0)
+}
+
+/** @throws ConfigError that says what is needed, what is there, and the cheapest change that fits */
+export function refuse(
+  shape: FitShape,
+  batchTokens: number,
+  memory: { readonly neededBytes: number; readonly parts: string; readonly limitBytes: number },
+  bytesOf: (candidate: FitShape) => number,
+): never {
+  const { neededBytes, parts, limitBytes } = memory
+  const fit = cheapestFit(shape, batchTokens, limitBytes, bytesOf)
+  const advice =
+    fit === undefined
+      ? 'no micro-batch, recomputation or sequence length makes it fit: take a smaller model, as with a lower --depth'
+      : `the cheapest change that fits is ${flags(shape, fit.shape)} (${formatBytes(fit.bytes)})`
+  throw new ConfigError(
+    `pretrain: the run needs ${formatBytes(neededBytes)} of memory (${parts}), this process can have ${formatBytes(limitBytes)}; ${advice}`,
+  )
+}
+
+/** What is different, as options. */
+function flags(from: FitShape, to: FitShape): string {
+  const changes = [
+    to.seqLen !== from.seqLen && `--seq-len ${to.seqLen}`,
+    to.microBatchSize !== from.microBatchSize && `--micro-batch-size ${to.microBatchSize}`,
+    to.recompute !== from.recompute && `--recompute ${to.recompute}`,
+    to.asyncSave !== from.asyncSave && '--no-async-save',
+  ]
+  return changes.filter((change) => change !== false).join(' ')
+}

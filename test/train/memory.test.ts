@@ -1,0 +1,169 @@
+// Memory: what the machine and its control groups leave to the process, a run that does not fit and the change that makes
+// it fit, and a real run of the char shape whose forecast is held against what it took, seen from outside.
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { ConfigError } from '../../src/core/errors.ts'
+import { describeMemory } from '../../src/machine/memory.ts'
+import { openDevice } from '../../src/open.ts'
+import { CPU_SHAPES } from '../../src/train/bench-shapes.ts'
+import { cheapestFit, type FitShape } from '../../src/train/fit.ts'
+import { Pretraining } from '../../src/train/pretrain.ts'
+import { modelConfig, modelFromDepth, type RunSettings } from '../../src/train/settings.ts'
+import { PROGRAM } from '../cli/program.ts'
+import { temporaryFolder, writeDataset, writeRandomData } from '../data/fixtures.ts'
+
+const GIB = 2 ** 30
+const MIB = 2 ** 20
+
+/** A machine's files by path. */
+function machine(files: Record<string, string>): (path: string) => string | undefined {
+  const meminfo = 'MemTotal:       16777216 kB\nMemFree:         1048576 kB\nMemAvailable:    8388608 kB\n'
+  return (path) => ({ '/proc/meminfo': meminfo, ...files })[path]
+}
+
+test("available memory is the machine's, or less in a control group of either version", () => {
+  assert.deepEqual(describeMemory(machine({})), { totalBytes: 16 * GIB, availableBytes: 8 * GIB })
+  const second = {
+    '/proc/self/cgroup': '0::/pod/job\n',
+    '/sys/fs/cgroup/pod/job/memory.max': 'max\n',
+    '/sys/fs/cgroup/pod/job/memory.current': `${1 * GIB}\n`,
+    '/sys/fs/cgroup/pod/memory.max': `${4 * GIB}\n`,
+    '/sys/fs/cgroup/pod/memory.current': `${3 * GIB}\n`,
+    // Caches of files are given back; what is shared or dirty elsewhere is not counted among them.
+    '/sys/fs/cgroup/pod/memory.stat': `anon ${2 * GIB}\nfile ${1 * GIB}\ninactive_file ${0.25 * GIB}\nactive_file ${0.5 * GIB}\n`,
+  }
+  assert.deepEqual(describeMemory(machine(second)), { totalBytes: 4 * GIB, availableBytes: 1.75 * GIB })
+  const first = {
+    '/proc/self/cgroup': '9:name=systemd:/\n4:cpu,memory:/job\n0::/\n',
+    '/sys/fs/cgroup/memory/job/memory.limit_in_bytes': `${2 * GIB}\n`,
+    '/sys/fs/cgroup/memory/job/memory.usage_in_bytes': `${3 * GIB}\n`,
+    '/sys/fs/cgroup/memory/memory.limit_in_bytes': '9223372036854771712\n',
+    '/sys/fs/cgroup/memory/memory.usage_in_bytes': `${8 * GIB}\n`,
+  }
+  assert.deepEqual(describeMemory(machine(first)), { totalBytes: 2 * GIB, availableBytes: 0 })
+})
+
+test('what this machine says is between nothing and all of it', () => {
+  const { totalBytes, availableBytes } = describeMemory()
+  assert.ok(availableBytes > 0 && availableBytes <= totalBytes)
+})
+
+test('the cheapest change: micro-batches, then waiting for checkpoints, then recomputation, then shorter rows', () => {
+  const shape: FitShape = { seqLen: 256, microBatchSize: 12, recompute: 'none', asyncSave: true }
+  const activations = { none: 4, selective: 3, full: 1 }
+  const bytesOf = ({ seqLen, microBatchSize, recompute, asyncSave }: FitShape): number =>
+    10 + (asyncSave ? 3 : 0) + microBatchSize * activations[recompute] * (seqLen / 256)
+  const fit = (limit: number): FitShape | undefined => cheapestFit(shape, 256 * 24, limit, bytesOf)?.shape
+  // Any size that divides the 24 rows, the largest that fits.
+  assert.deepEqual(fit(46), { ...shape, microBatchSize: 8 })
+  assert.deepEqual(fit(37), { ...shape, microBatchSize: 6 })
+  assert.deepEqual(fit(16), { ...shape, asyncSave: false, microBatchSize: 1 })
+  assert.deepEqual(fit(13.5), { ...shape, asyncSave: false, recompute: 'selective', microBatchSize: 1 })
+  assert.deepEqual(fit(11), { ...shape, asyncSave: false, recompute: 'full', microBatchSize: 1 })
+  assert.deepEqual(fit(10.5), { ...shape, asyncSave: false, recompute: 'full', microBatchSize: 1, seqLen: 128 })
+  assert.equal(fit(10), undefined)
+})
+
+test('a run that does not fit is refused, and with the change it names it fits', async () => {
+  const device = await openDevice('cpu', { threads: 1 })
+  const settings: RunSettings = {
+    model: modelFromDepth(4, 128),
+    seqLen: 128,
+    batchTokens: 2048,
+    microBatchSize: 16,
+    packing: 'windows',
+    seed: 1,
+    dropout: 0,
+    recompute: 'none',
+    optimizer: { kind: 'adamw', weightDecay: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, momentum: 0.9 },
+    schedule: { kind: 'constant', lr: 1e-3, minLr: 1e-3, warmupSteps: 0, maxSteps: 1, decayFraction: 0 },
+    gradClip: 1,
+  }
+  const dataset = writeDataset([Array.from({ length: 5000 }, (_, i) => i % 61)], { vocabSize: 61 })
+  const config = modelConfig(settings.model, { vocabSize: 61 })
+  const open = (changes: Partial<FitShape>, availableBytes: number): Promise<Pretraining> => {
+    const { asyncSave = true, ...shape } = changes
+    const run = { device, settings: { ...settings, ...shape }, config, dataset, tokenizerFiles: {}, numerics: {} }
+    return Pretraining.open({ ...run, asyncSave, availableBytes })
+  }
+  const whole = await open({}, 100 * GIB)
+  const { plan, memory } = whole
+  assert.equal(memory.stagingBytes, plan.parameterBytes + plan.optimizerBytes)
+  assert.equal(memory.totalBytes, memory.baseBytes + memory.deviceBytes + memory.scratchBytes + memory.stagingBytes)
+  const needed = memory.totalBytes - memory.baseBytes
+  const refused = async (availableBytes: number): Promise<string> => {
+    const error = await open({}, availableBytes).then(
+      () => assert.fail('it was not refused'),
+      (problem: Error) => problem,
+    )
+    assert.ok(error instanceof ConfigError, error.stack)
+    assert.match(error.message, /^pretrain: the run needs .* of memory \(activations .*\), this process can have /)
+    return error.message
+  }
+  // The heap's room belongs to what is needed.
+  await open({}, needed + 64 * MIB)
+  const smaller = /the cheapest change that fits is --micro-batch-size (\d+) \(/.exec(await refused(0.6 * needed))
+  const microBatchSize = Number(smaller?.[1])
+  assert.ok(microBatchSize >= 1 && microBatchSize < 16, String(smaller))
+  const changed = await open({ microBatchSize }, 0.6 * needed + 64 * MIB)
+  assert.equal(changed.microBatchesPerStep, 16 / microBatchSize)
+  // Parameters, gradients, optimizer and little else: the copy must go, and then activations be made again.
+  const { parameterBytes, gradientBytes, optimizerBytes } = plan
+  const least = parameterBytes + gradientBytes + optimizerBytes + memory.scratchBytes
+  assert.match(await refused(least + 16 * MIB), /fits is .*--no-async-save \(/)
+  assert.match(await refused(parameterBytes), /no micro-batch, .* makes it fit: take a smaller model/)
+  device.close()
+})
+
+test('the char shape with checkpoints: the forecast is within max(3 %, 32 MiB) of what the process took', async (t) => {
+  if (process.platform !== 'linux') return t.skip('anonymous memory is read from /proc')
+  const { vocabSize, hiddenSize, numHiddenLayers, numAttentionHeads, seqLen, batchSize } = CPU_SHAPES.char!
+  const cwd = temporaryFolder()
+  writeRandomData(join(cwd, 'data'), { vocabSize, trainTokens: 20_000, validationTokens: 2000 })
+  const numbers = {
+    'model.hidden-size': hiddenSize,
+    'model.num-attention-heads': numAttentionHeads,
+    depth: numHiddenLayers,
+    'seq-len': seqLen,
+    'micro-batch-size': batchSize,
+    'batch-tokens': batchSize * seqLen,
+    'max-steps': 24,
+    'save-every-steps': 6,
+    'eval-every-steps': 8,
+    threads: 2,
+  }
+  const words = Object.entries(numbers).flatMap(([name, value]) => [`--${name}`, String(value)])
+  const child = spawn(
+    process.execPath,
+    [PROGRAM, 'pretrain', '--data', 'data', '--out', 'run', '--model.family', 'gpt2', ...words],
+    { cwd, stdio: ['ignore', 'pipe', 'inherit'] },
+  )
+  let stdout = ''
+  child.stdout.on('data', (chunk) => {
+    stdout += chunk
+  })
+  let seen = 0
+  const watching = setInterval(() => {
+    try {
+      const status = readFileSync(`/proc/${child.pid}/status`, 'utf8')
+      seen = Math.max(seen, 1024 * Number(/^RssAnon:\s+(\d+)/m.exec(status)?.[1] ?? 0))
+    } catch {
+      // It has ended.
+    }
+  }, 3)
+  const [status] = await once(child, 'close')
+  clearInterval(watching)
+  assert.equal(status, 0)
+  const json = (name: string) => JSON.parse(readFileSync(join(cwd, 'run', name), 'utf8')) as Record<string, number>
+  const { peakAnonymousBytes: measured = 0, predictedAnonymousBytes } = json('actual.json')
+  const predicted = json('plan.json').peakAnonymousBytes!
+  assert.equal(predictedAnonymousBytes, predicted)
+  const shown = `predicted ${predicted}, measured ${measured}, seen from outside ${seen}`
+  assert.ok(Math.abs(predicted - seen) <= Math.max(0.03 * seen, 32 * MIB), shown)
+  assert.ok(Math.abs(measured - seen) <= 8 * MIB, shown)
+  assert.match(stdout, /\nmemory: \d+ MiB at most, \d+ MiB predicted \([+-][\d.]+ ?%\)\n/)
+})

@@ -29,11 +29,16 @@ test('it measures this processor: a peak, and products below it', () => {
   const all = findings()
   const peak = find(all, 'peak')
   assert.equal(peak.state, 'ok')
-  const gflops = /^([\d.]+) ([GT])FLOP\/s in f32: (\d+) threads?, (base|avx2|avx512) kernels$/.exec(peak.text)
+  const gflops = /^(?:at least )?([\d.]+) ([GT])FLOP\/s in f32: (\d+) threads?, (base|avx2|avx512) kernels$/.exec(
+    peak.text,
+  )
   assert.ok(gflops !== null, peak.text)
   assert.equal(Number(gflops[3]), availableParallelism())
-  const share = /\(([\d.]+)% of peak\)/.exec(find(all, 'products').text)?.[1]
-  assert.ok(Number(share) > 5 && Number(share) < 110, find(all, 'products').text)
+  const products = find(all, 'products').text
+  // A peak that other programs disturbed is called a lower bound, and no share of it is claimed.
+  if (peak.text.startsWith('at least')) return assert.match(products, /peak disturbed by other programs/)
+  const share = Number(/\(([\d.]+)% of peak\)/.exec(products)?.[1])
+  assert.ok(share > 5 && share <= 100, products)
 })
 
 test('--no-measure measures nothing, and text and JSON tell the same', () => {

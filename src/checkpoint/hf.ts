@@ -48,7 +48,11 @@ const FLOAT_DTYPES = new Set(['f64', 'f32', 'bf16', 'f16'])
  */
 export function loadHfWeights(model: object, folder: string): void {
   using weights = new WeightsFolder(folder)
-  const fileNames = matchWeights(model, weights)
+  fillWeights(model, weights, matchWeights(model, weights))
+}
+
+/** Loads weights that `matchWeights` has found to fit, by the names that it gave. */
+export function fillWeights(model: object, weights: WeightsFolder, fileNames: ReadonlyMap<string, string>): void {
   for (const { name, view } of hfTensors(model)) fill(view, fileNames.get(name)!, weights)
 }
 

@@ -215,9 +215,9 @@ function checkFiles(folder: string, { step, files }: Marker, isQuick: boolean): 
 }
 
 /** What the system refuses (no permission, a name that is too long, a failing disk) is said about the file. */
-function attempt<T>(path: string, look: () => T): T {
+function attempt<T>(path: string, act: () => T): T {
   try {
-    return look()
+    return act()
   } catch (error) {
     if (error instanceof CheckpointError) throw error
     throw new CheckpointError(`${path}: it cannot be read (${(error as Error).message})`, { cause: error })

@@ -1,5 +1,5 @@
 // From a name that a user gives (a run, a checkpoint, a Hugging Face folder) to a model that generates.
-import { loadHfWeights, matchWeights } from '../checkpoint/hf.ts'
+import { fillWeights, matchWeights } from '../checkpoint/hf.ts'
 import { createModel, readHfConfig } from '../checkpoint/hf-config.ts'
 import { findModelFolder } from '../checkpoint/model-folder.ts'
 import { WeightsFolder } from '../checkpoint/weights-folder.ts'
@@ -27,9 +27,9 @@ export async function loadModel(path: string, device: Device): Promise<LoadedMod
   const model = createModel(readHfConfig(folder))
   // Before any memory is given: a damaged config.json must not ask for more than its weights have.
   using weights = new WeightsFolder(folder)
-  matchWeights(model, weights)
+  const fileNames = matchWeights(model, weights)
   materialize(model, device)
-  loadHfWeights(model, folder)
+  fillWeights(model, weights, fileNames)
   return { model, tokenizer, folder, warnings }
 }
 

@@ -1,12 +1,12 @@
 // The loop around a Pretraining: steps until the end or a stop, evaluations and checkpoints on their days, metrics in
 // the run folder, a live picture. What pretrain and demo share.
-import { totalmem } from 'node:os'
 import type { CheckpointWriter } from '../checkpoint/writer.ts'
 import type { LiveView, RunContext } from '../config/context.ts'
 import { TrainyardError } from '../core/errors.ts'
 import type { TokenDataset } from '../data/dataset.ts'
 import { formatCount, formatDuration, formatPercent } from '../display/format.ts'
 import { renderTraining, type TrainingStatus, trainingLine } from '../display/training.ts'
+import { anonymousBytes, describeMemory } from '../machine/memory.ts'
 import { Checkpoints } from './checkpoints.ts'
 import type { MeasuredPeak } from './measured-peak.ts'
 import { PeakMemory } from './memory.ts'
@@ -87,6 +87,7 @@ export async function runSession(
     peakShare: undefined,
     peakAnonymousBytes: 0,
   }
+  const memoryTotalBytes = describeMemory().totalBytes
   const started = performance.now()
   const status = (): TrainingStatus => {
     const report = result.lastReport
@@ -101,8 +102,9 @@ export async function runSession(
       tokens: training.stepsDone * batchTokens,
       tokensPerSecond: mean > 0 ? batchTokens / mean : 0,
       ...(peak && mean > 0 && { peakShare: training.flopsPerStep / mean / peak.flops }),
-      memoryBytes: process.memoryUsage().rss,
-      memoryTotalBytes: totalmem(),
+      // As the plan counts it.
+      memoryBytes: anonymousBytes(),
+      memoryTotalBytes,
       elapsedSeconds: (performance.now() - started) / 1000,
       etaSeconds: mean * (maxSteps - training.stepsDone),
       hint: options.hint,

@@ -16,7 +16,6 @@ export interface TokenizerTraining {
   pattern?: string
   /** Pairs that occur less often are not joined. */
   minFrequency?: number
-  onProgress?: (merges: number, total: number) => void
 }
 
 export const END_OF_TEXT = '<|endoftext|>'
@@ -47,17 +46,13 @@ export function trainFromCounts(counter: PieceCounter, options: TokenizerTrainin
   for (;;) {
     const step = steps.next()
     if (step.done) return step.value
-    options.onProgress?.(step.value, mergesOf(options))
   }
 }
 
 /** `trainFromCounts`, pausing now and then: yields the number of merges made, and returns the tokenizer. */
-export function* trainInSteps(
-  counter: PieceCounter,
-  options: Omit<TokenizerTraining, 'onProgress'>,
-): Generator<number, TrainedTokenizer> {
+export function* trainInSteps(counter: PieceCounter, options: TokenizerTraining): Generator<number, TrainedTokenizer> {
   const { vocabSize, specialTokens = [END_OF_TEXT], pattern = LLAMA3_PATTERN, minFrequency = 2 } = options
-  const total = mergesOf(options)
+  const total = vocabSize - 256 - specialTokens.length
   if (total < 0) {
     throw new TokenizerError(
       `tokenizer: vocabSize must be at least ${256 + specialTokens.length} (256 bytes and ${specialTokens.length} special tokens), got ${vocabSize}`,
@@ -88,9 +83,4 @@ export function* trainInSteps(
     addsBos: false,
   })
   return { tokenizer, bytesPerToken: bytes / tokens }
-}
-
-/** Merges that a vocabulary has room for. */
-function mergesOf({ vocabSize, specialTokens = [END_OF_TEXT] }: TokenizerTraining): number {
-  return vocabSize - 256 - specialTokens.length
 }

@@ -1,8 +1,9 @@
 // Training steps of the char shape beside @jax-js/jax on its WebAssembly backend, jitted and warmed up, from the same
 // weights on the same tokens: tokens/s of both, the factor, losses of both. The two run in turns, each round in a process
 // of its own, so that a disturbance meets both. The peer runs as it does in Node, on one thread, and on as many as ours
-// (see jax-worker.ts); the factor is over the faster of the two.
-//   TRAINYARD_JAX_JS=a-folder node bench/versus-jax.ts [--rounds 3] [--threads 2] [--steps 16]
+// (see jax-worker.ts); the factor is over the faster of the two. Ours runs with products in f32 and, where the processor has
+// AVX512-BF16, with `--precision bf16` or `both` also with factors rounded to bf16 (storage and sums in f32).
+//   TRAINYARD_JAX_JS=a-folder node bench/versus-jax.ts [--precision both] [--rounds 3] [--threads 2] [--steps 16]
 // a-folder is one in which `npm install @jax-js/jax` was run; measured with 0.1.25.
 import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -16,6 +17,8 @@ const { values } = parseArgs({
   options: {
     rounds: { type: 'string', default: '3' },
     threads: { type: 'string', default: '2' },
+    /** f32, bf16 or both. */
+    precision: { type: 'string', default: 'f32' },
     /** Of the peer in a round: more than warm it up, and no more than ours does there. */
     steps: { type: 'string', default: '16' },
   },
@@ -44,16 +47,24 @@ const steps = Number(values.steps)
 if (!(steps > WARM_UP_STEPS && steps <= OUR_STEPS)) {
   throw new Error(`bench/versus-jax: --steps must be ${WARM_UP_STEPS + 1} to ${OUR_STEPS}, got ${values.steps}`)
 }
+const precisions = values.precision === 'both' ? ['f32', 'bf16'] : [values.precision]
+if (!precisions.every((precision) => precision === 'f32' || precision === 'bf16')) {
+  throw new Error(`bench/versus-jax: --precision must be f32, bf16 or both, got ${values.precision}`)
+}
 const { version } = findJax(process.env[JAX_FOLDER_VARIABLE])
 const threads = Number(values.threads)
 const script = (file: string): string => join(import.meta.dirname, file)
 const folder = mkdtempSync(join(tmpdir(), 'trainyard-versus-jax-'))
-const ours: Timing[] = []
+/** By precision of the products. */
+const ours = new Map<string, Timing[]>(precisions.map((precision) => [precision, []]))
 /** By number of threads. */
 const theirs = new Map<number, Timing[]>([...new Set([1, threads])].map((count) => [count, []]))
 try {
   for (let round = 0; round < Number(values.rounds); round++) {
-    ours.push(await run([script('versus-torch.ts'), NAME, '--child', folder, '--threads', values.threads]))
+    for (const [precision, timings] of ours) {
+      const options = ['--child', folder, '--threads', values.threads, '--precision', precision]
+      timings.push(await run([script('versus-torch.ts'), NAME, ...options]))
+    }
     for (const [count, timings] of theirs) {
       timings.push(await run([script('jax-step.ts'), folder, values.steps, String(count)]))
     }
@@ -69,12 +80,17 @@ const row = (who: string, timings: readonly Timing[]): string => {
   return `${NAME.padEnd(5)} ${who.padEnd(34)} ${ms.toFixed(1).padStart(8)} ms/step ${((tokensPerStep / ms) * 1e3).toFixed(0).padStart(7)} tok/s  loss ${losses[0]!.toFixed(4)} -> ${losses[steps - 1]!.toFixed(4)}`
 }
 const threadsText = (count: number): string => `${count} thread${count === 1 ? '' : 's'}`
-console.log(row(`trainyard, f32, ${threadsText(threads)}`, ours))
+for (const [precision, timings] of ours) {
+  console.log(row(`trainyard, ${precision}, ${threadsText(threads)}`, timings))
+}
 for (const [count, timings] of theirs) console.log(row(`jax-js ${version}, wasm, ${threadsText(count)}`, timings))
 const fastest = Math.min(...[...theirs.values()].map(best))
-const apart = [...theirs.values()].flatMap((timings) =>
-  timings.flatMap(({ losses }) => losses.map((loss, i) => Math.abs(loss - ours[0]!.losses[i]!))),
-)
-console.log(
-  `${NAME.padEnd(5)} ${(fastest / best(ours)).toFixed(2)} times as fast; losses at most ${Math.max(...apart).toExponential(1)} apart in ${values.steps} steps`,
-)
+for (const [precision, timings] of ours) {
+  const { losses: mine } = timings[0]!
+  const apart = [...theirs.values()].flatMap((peers) =>
+    peers.flatMap(({ losses }) => losses.map((loss, i) => Math.abs(loss - mine[i]!))),
+  )
+  console.log(
+    `${NAME.padEnd(5)} ${precision}: ${(fastest / best(timings)).toFixed(2)} times as fast; losses at most ${Math.max(...apart).toExponential(1)} apart in ${values.steps} steps`,
+  )
+}

@@ -1,21 +1,38 @@
 // The devices that the test tables run on: every instruction set of this machine's CPU, and the GPU where there is
-// one. What is missing shows as a skipped test with its reason.
+// one, in the precisions that a test asks for. What is missing shows as a skipped test with its reason.
+//   TRAINYARD_TEST_DEVICES         only devices whose names begin like one of these, comma-separated: cuda bf16
+//   TRAINYARD_CUDA_ARCHITECTURE    the card is to compile for this older chip: sm_80
 import { ISAS } from '../src/backends/cpu/library.ts'
 import type { Device } from '../src/core/device.ts'
 import { ConfigError, DeviceError } from '../src/core/errors.ts'
 import { openDevice } from '../src/open.ts'
 import type { Precision } from './tolerances.ts'
 
-export type DeviceUnderTest =
-  | { readonly name: string; readonly device: Device; readonly precision: Precision; close(): void }
+export type DeviceUnderTest<P extends Precision = 'f32' | 'f64'> =
+  | { readonly name: string; readonly device: Device; readonly precision: P; close(): void }
   | { readonly name: string; readonly skip: string }
 
-/** Opens every device once; call `close` on each when the file is done. */
-export async function devicesUnderTest(): Promise<DeviceUnderTest[]> {
-  const list: DeviceUnderTest[] = []
+type GpuPrecision = 'f32' | 'bf16' | 'f16'
+
+/** For the tests that hold in every precision. */
+export const GPU_PRECISIONS: readonly GpuPrecision[] = ['f32', 'bf16', 'f16']
+
+/**
+ * Opens every device once; call `close` on each when the file is done.
+ * @param precisions  of the GPU; for tests that only ask for the accuracy of f32 that one
+ */
+export async function devicesUnderTest(): Promise<DeviceUnderTest[]>
+export async function devicesUnderTest(precisions: readonly GpuPrecision[]): Promise<DeviceUnderTest<Precision>[]>
+export async function devicesUnderTest(
+  precisions: readonly GpuPrecision[] = ['f32'],
+): Promise<DeviceUnderTest<Precision>[]> {
+  const wanted = (process.env.TRAINYARD_TEST_DEVICES ?? '').split(',')
+  const isWanted = (name: string): boolean => wanted.some((beginning) => name.startsWith(beginning))
+  const list: DeviceUnderTest<Precision>[] = []
   for (const isa of ISAS) {
-    const device = await openDevice('cpu', { isa, threads: 2 })
     const name = `cpu ${isa}`
+    if (!isWanted(name)) continue
+    const device = await openDevice('cpu', { isa, threads: 2 })
     if (device.isa === isa) list.push({ name, device, precision: 'f32', close: () => device.close() })
     else {
       // A machine without it opens the next narrower one, which is in the list already.
@@ -23,18 +40,25 @@ export async function devicesUnderTest(): Promise<DeviceUnderTest[]> {
       list.push({ name, skip: `this machine's widest instruction set is ${device.isa}` })
     }
   }
-  list.push(await gpu())
+  const architecture = process.env.TRAINYARD_CUDA_ARCHITECTURE
+  for (const precision of precisions) {
+    const name = ['cuda', ...(architecture ? [architecture] : []), precision].join(' ')
+    if (isWanted(name)) list.push(await gpu(name, precision))
+  }
   return list
 }
 
 /** src/open.ts decides whether there is a CUDA backend and a card for it; its sentence is the reason of the skip. */
-async function gpu(): Promise<DeviceUnderTest> {
-  const open = openDevice as (name: string) => Promise<Device & { close?(): void }>
+async function gpu(name: string, precision: GpuPrecision): Promise<DeviceUnderTest<Precision>> {
+  const open = openDevice as (
+    name: string,
+    options: { precision: GpuPrecision },
+  ) => Promise<Device & { close?(): void }>
   try {
-    const device = await open('cuda')
-    return { name: 'cuda', device, precision: 'f32', close: () => device.close?.() }
+    const device = await open('cuda', { precision })
+    return { name, device, precision, close: () => device.close?.() }
   } catch (error) {
-    if (error instanceof ConfigError || error instanceof DeviceError) return { name: 'cuda', skip: error.message }
+    if (error instanceof ConfigError || error instanceof DeviceError) return { name, skip: error.message }
     throw error
   }
 }

@@ -43,7 +43,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   machine: { may: ['core'] },
   models: { may: MODEL_PARTS },
   checkpoint: { may: LIBRARY, packages: ['zod'] },
-  'open.ts': { may: ['core', 'backends', 'comm'] },
+  'open.ts': { may: ['core', 'backends', 'comm', 'machine'] },
   train: RUNNER,
   infer: RUNNER,
   eval: RUNNER,

@@ -18,7 +18,7 @@ import { WeightsFolder, writeWeightsFolder } from './weights-folder.ts'
 export interface HfTensor {
   /** `model.layers.0.self_attn.q_proj.weight`. */
   readonly name: string
-  /** A view of the parameter's rows that are this tensor; its shape is the Hugging Face shape. */
+  /** The rows of the parameter (of its master) that are this tensor; its shape is the Hugging Face shape. */
   readonly view: Tensor
   readonly parameter: Parameter
 }
@@ -29,7 +29,7 @@ export function hfTensors(model: object): HfTensor[] {
     const names = parameter.partNames()
     return parameter.parts.map((part, i) => ({
       name: toHfName(names[i]!),
-      view: parameter.slice(part.firstRow, part.rows),
+      view: parameter.stored.slice(part.firstRow, part.rows),
       parameter,
     }))
   })
@@ -54,6 +54,7 @@ export function loadHfWeights(model: object, folder: string): void {
 /** Loads weights that `matchWeights` has found to fit, by the names that it gave. */
 export function fillWeights(model: object, weights: WeightsFolder, fileNames: ReadonlyMap<string, string>): void {
   for (const { name, view } of hfTensors(model)) fill(view, fileNames.get(name)!, weights)
+  for (const parameter of parameters(model)) parameter.refresh()
 }
 
 /**
@@ -144,10 +145,10 @@ export function fill(view: Tensor, name: string, weights: WeightsFolder): void {
     view.device.write(rows, weights.readNumbers(name, from, count))
 }
 
-/** Parameters call themselves f32; a device that keeps them in f64 must not round them on the way. */
+/** Weights call themselves f32; a device that keeps them in f64 must not round them on the way. */
 export function asStored(view: Tensor): Tensor {
-  const { shape, storage, offset, device } = view
-  return new Tensor(shape, device.floatDtype, storage, { offset })
+  const { shape, dtype, storage, offset, device } = view
+  return new Tensor(shape, dtype === 'f32' ? device.masterDtype : dtype, storage, { offset })
 }
 
 /** Cuts a tensor along its leading dim into views of about a chunk, with their element ranges. */

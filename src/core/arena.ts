@@ -4,6 +4,7 @@
 // they speak in Hugging Face names and shapes.
 import { ALIGNMENT, standaloneTensor } from './allocator.ts'
 import type { Device } from './device.ts'
+import type { Dtype } from './dtype.ts'
 import { invariant } from './errors.ts'
 import type { Parameter } from './parameter.ts'
 import { randomKey } from './random.ts'
@@ -34,7 +35,10 @@ export interface ParameterArena {
   readonly segments: readonly Segment[]
   /** Elements, padded so that each segment starts on a 64-byte boundary; the padding stays zero. */
   readonly length: number
+  /** In the device's masterDtype where they are trained, else in its floatDtype. */
   readonly weights: Tensor
+  /** The weights in the device's floatDtype, where that is another: what ops read. */
+  readonly working: Tensor | undefined
   /** Same layout as `weights`; made by `allocateGradients`, absent in frozen arenas. */
   gradients: Tensor | undefined
 }
@@ -58,9 +62,10 @@ export function unitOf(path: string): string {
 /**
  * Allocates flat buffers on `device` and points every parameter into them. Contents are undefined: fill them with
  * `initialize` or from a checkpoint.
+ * @param isTrained  false: the weights are only read, and no master is kept beside a narrower copy
  */
-export function buildArenas(parameters: readonly Parameter[], device: Device): ParameterArena[] {
-  const format = device.floatDtype === 'f64' ? 'f64' : 'f32'
+export function buildArenas(parameters: readonly Parameter[], device: Device, isTrained = true): ParameterArena[] {
+  const { floatDtype, masterDtype: format } = device
   const groups = new Map<string, { key: ArenaKey; members: Parameter[] }>()
   for (const parameter of parameters) {
     const key = keyOf(parameter, unitOf(parameter.path), format)
@@ -69,7 +74,7 @@ export function buildArenas(parameters: readonly Parameter[], device: Device): P
     if (group === undefined) groups.set(id, { key, members: [parameter] })
     else group.members.push(parameter)
   }
-  const itemBytes = device.itemBytes(device.floatDtype)
+  const itemBytes = Math.min(device.itemBytes(floatDtype), device.itemBytes(format))
   const step = ALIGNMENT / Math.min(itemBytes, ALIGNMENT)
   return [...groups.values()].map(({ key, members }) => {
     const segments: Segment[] = []
@@ -79,11 +84,27 @@ export function buildArenas(parameters: readonly Parameter[], device: Device): P
       segments.push({ parameter, offset: length, length: parameter.size, decays: parameter.decays })
       length += Math.ceil(parameter.size / step) * step
     }
-    const weights = standaloneTensor(device, [length])
-    device.kernels.fill(weights, 0)
-    for (const segment of segments) segment.parameter.storage = sharedStorage(weights, segment)
-    return { key, segments, length, weights, gradients: undefined }
+    const zeros = (dtype: Dtype): Tensor => {
+      const flat = standaloneTensor(device, [length], dtype)
+      device.kernels.fill(flat, 0)
+      return flat
+    }
+    const weights = zeros(isTrained ? format : floatDtype)
+    const working = weights.dtype === floatDtype ? undefined : zeros(floatDtype)
+    for (const segment of segments) point(segment, weights, working)
+    return { key, segments, length, weights, working, gradients: undefined }
   })
+}
+
+/** A parameter's values become a place in `working`, or in `weights` where these are what ops read. */
+function point(segment: Segment, weights: Tensor, working: Tensor | undefined): void {
+  const { parameter } = segment
+  const read = working ?? weights
+  parameter.storage = sharedStorage(read, segment)
+  // The reference keeps everything in f64, whatever it is called.
+  if (read.dtype !== 'f64') parameter.dtype = read.dtype
+  parameter.master =
+    working === undefined ? undefined : new Tensor(parameter.shape, weights.dtype, sharedStorage(weights, segment))
 }
 
 /** Gives every trainable arena its gradient buffer (zeros) and points the parameters' gradients into it. */
@@ -91,14 +112,10 @@ export function allocateGradients(arenas: readonly ParameterArena[]): void {
   for (const arena of arenas) {
     if (!arena.key.isTrainable || arena.gradients !== undefined) continue
     const { device } = arena.weights
-    arena.gradients = standaloneTensor(device, [arena.length])
+    arena.gradients = standaloneTensor(device, [arena.length], device.masterDtype)
     device.kernels.fill(arena.gradients, 0)
     for (const segment of arena.segments) {
-      segment.parameter.gradient = new Tensor(
-        segment.parameter.shape,
-        segment.parameter.dtype,
-        sharedStorage(arena.gradients, segment),
-      )
+      segment.parameter.gradient = new Tensor(segment.parameter.shape, 'f32', sharedStorage(arena.gradients, segment))
       segment.parameter.hasGradient = false
     }
   }
@@ -115,11 +132,12 @@ export function initialize(arenas: readonly ParameterArena[], seed: number): voi
       const { init } = parameter
       const names = parameter.partNames()
       parameter.parts.forEach((part, i) => {
-        const target = parameter.slice(part.firstRow, part.rows)
+        const target = parameter.stored.slice(part.firstRow, part.rows)
         if (init === 'zeros') kernels.fill(target, 0)
         else if (init === 'ones') kernels.fill(target, 1)
         else kernels.randomNormal(target, randomKey(seed, `init.${names[i]}`), 0, 0, init.normal)
       })
+      parameter.refresh()
     }
   }
 }

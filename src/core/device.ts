@@ -1,5 +1,6 @@
 // What a backend must offer: memory, copies to and from the host, and the kernels. A backend is a connector
 // to one kind of hardware; nothing above this file knows which one it is talking to.
+import type { DecodePlan, DecodeStep } from './decode-plan.ts'
 import type { Dtype, HostArray } from './dtype.ts'
 import type { Kernels } from './kernels.ts'
 import type { Tensor } from './tensor.ts'
@@ -24,8 +25,12 @@ export interface Device {
   /** `cpu`, `reference`, `meta`, `cuda:0`. */
   readonly name: string
   readonly kernels: Kernels
-  /** dtype of parameters and activations: `f32` on the CPU, `f64` in the reference. */
+  /** dtype of activations and of the parameters that ops read: `f32` on the CPU, `f64` in the reference, often `bf16` on a GPU. */
   readonly floatDtype: Dtype
+  /** dtype of what optimizers work on: weights, their gradients and states. Where it is wider than floatDtype, ops read working copies. */
+  readonly masterDtype: 'f32' | 'f64'
+  /** Elements of logits that should exist at once: enough rows for a product to be fast, not many more. */
+  readonly logitsChunkElements: number
   /** Bytes that one element takes on this device (the reference keeps everything in f64). */
   itemBytes(dtype: Dtype): number
   /** Memory aligned to 64 bytes, contents undefined. Throws DeviceError when there is not enough. */
@@ -38,4 +43,28 @@ export interface Device {
   read(tensor: Tensor): Promise<HostArray>
   /** Bytes that kernels keep for themselves while such a model is trained, at most; absent where they keep none. */
   kernelScratchBytes?(shape: AttentionShape): number
+  /** Memory of the device's own, in bytes; absent where tensors lie in the process's memory. */
+  ownMemory?(): DeviceMemory
+  /** May time several ways to do what has been done so far, and fixes the fastest. Later results may differ in last bits. */
+  settle?(): void
+  /**
+   * Notes the kernel calls of `body`, without running them, to be run again as they are: same memory, same arguments.
+   * `body` must have run once before, and may not write, read or allocate. Absent where calls cost nothing to make.
+   */
+  record?(body: () => void): Recording
+  /** A program of its own for this model and cache; undefined where it has none for such sizes. */
+  decodeStep?(plan: DecodePlan): DecodeStep | undefined
+}
+
+/** A device's own memory, as its driver tells it. */
+export interface DeviceMemory {
+  readonly freeBytes: number
+  readonly totalBytes: number
+}
+
+/** Kernel calls that can be made again, all at once. */
+export interface Recording {
+  replay(): void
+  /** Forgets them. */
+  release(): void
 }

@@ -18,6 +18,17 @@ export interface MatmulOptions {
   bias?: Tensor
   /** [M, N], added to the product. May not alias `out`. */
   residual?: Tensor
+  /**
+   * out = gelu(product + bias), tanh approximation; preActivation [M, N] = product + bias is kept for the backward.
+   * Without accumulate, residual and geluBackward.
+   */
+  gelu?: { preActivation: Tensor }
+  /** The pre-activation [M, N]: out = product * gelu'(pre-activation). Without accumulate, bias and residual. */
+  geluBackward?: Tensor
+  /** [M] (+)= sum over the rows of A, which is stored [K, M]: the gradient of a bias beside that of its weight. */
+  sumOfA?: Tensor
+  /** [N] (+)= sum over the rows of B, which is stored [K, N]. */
+  sumOfB?: Tensor
 }
 
 export interface RopeOptions {
@@ -41,6 +52,8 @@ export interface AttentionOptions {
   /** [B, Tk] i32: first position of the document that position i belongs to (needs Tq = Tk and isCausal). */
   docStart?: Tensor
 }
+
+export type CachedAttentionOptions = Pick<AttentionOptions, 'numHeads' | 'numKeyValueHeads' | 'headDim' | 'scale'>
 
 export interface AdamOptions {
   beta1: number
@@ -73,8 +86,26 @@ export const SCALAR = {
   isFinite: 6,
   /** 1 / trained tokens of the global batch: multiplies the loss and its gradient. */
   lossScale: 7,
-  count: 8,
+  /** Gradients are made this many times too large, so that 16-bit floats can hold small ones; clipFactor undoes it. */
+  gradScale: 8,
+  /** Steps since gradScale last changed, overflows left until it shrinks, and steps skipped so far. */
+  goodSteps: 9,
+  hysteresisLeft: 10,
+  skippedSteps: 11,
+  count: 12,
 } as const
+
+/** How gradScale follows what overflows (Micikevicius et al. 2018, arXiv:1710.03740; hysteresis as in Megatron-LM). */
+export interface LossScaleOptions {
+  /** Multiplies gradScale after this many steps without an overflow. */
+  growthFactor: number
+  growthInterval: number
+  /** Multiplies it after `hysteresis` overflows since it last shrank. */
+  backoffFactor: number
+  hysteresis: number
+  /** Never below this. */
+  minScale: number
+}
 
 export interface Kernels {
   /** out = value everywhere. */
@@ -92,7 +123,7 @@ export interface Kernels {
   /** out (f64 [1]) (+)= scale[lossScale] * sum of x (f32 [N]), summed in f64; scalars as SCALAR. */
   scaledSum(out: Tensor, x: Tensor, scalars: Tensor, accumulate: boolean): void
 
-  /** out [M, N] (+)= op(a) op(b) + bias + residual. */
+  /** out [M, N] (+)= op(a) op(b) + bias + residual, and what the options say. */
   matmul(out: Tensor, a: Tensor, b: Tensor, options: MatmulOptions): void
 
   /** out [.., D] = table[ids[..]]. ids i32, checked by the caller to be in range. */
@@ -104,6 +135,16 @@ export interface Kernels {
   rmsnorm(out: Tensor, rstd: Tensor, x: Tensor, weight: Tensor, eps: number): void
   rmsnormBackwardInput(dx: Tensor, dOut: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, accumulate: boolean): void
   rmsnormBackwardWeight(dWeight: Tensor, dOut: Tensor, x: Tensor, rstd: Tensor, accumulate: boolean): void
+  /** Both halves of the backward; each gradient adds to what is there or overwrites it. */
+  rmsnormBackward(
+    dx: Tensor,
+    dWeight: Tensor,
+    dOut: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    rstd: Tensor,
+    accumulate: { dx: boolean; dWeight: boolean },
+  ): void
 
   /** out = (x - mean) * rstd * weight + bias. */
   layernorm(out: Tensor, mean: Tensor, rstd: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: number): void
@@ -124,6 +165,18 @@ export interface Kernels {
     mean: Tensor,
     rstd: Tensor,
     accumulate: boolean,
+  ): void
+  /** Both halves of the backward, as above. */
+  layernormBackward(
+    dx: Tensor,
+    dWeight: Tensor,
+    dBias: Tensor,
+    dOut: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    accumulate: { dx: boolean; dWeight: boolean; dBias: boolean },
   ): void
 
   /**
@@ -166,7 +219,7 @@ export interface Kernels {
 
   /**
    * losses f32 [rows] = logsumexp(logits row) - logits[target], 0 where target is -1. With `scalars`, logits
-   * [rows, V] are replaced by their gradient: (softmax - onehot) * scalars[lossScale], 0 where target is -1.
+   * [rows, V] are replaced by their gradient: (softmax - onehot) * lossScale * gradScale, 0 where target is -1.
    */
   softmaxCrossEntropy(losses: Tensor, logits: Tensor, targets: Tensor, scalars: Tensor | undefined): void
 
@@ -182,10 +235,23 @@ export interface Kernels {
 
   /** scalars[gradSumOfSquares] (+)= sum of x^2, in f64. */
   sumOfSquares(scalars: Tensor, x: Tensor, accumulate: boolean): void
-  /** gradNorm, clipFactor (1 if maxNorm is 0) and isFinite from gradSumOfSquares. */
+  /** gradNorm (of the gradients / gradScale), clipFactor (min(1, maxNorm / norm) / gradScale) and isFinite; maxNorm 0 clips nothing. */
   clipFactor(scalars: Tensor, maxNorm: number): void
-  /** Adam or AdamW over a flat range; reads lr, bias corrections, clipFactor and isFinite from scalars. */
-  adam(weight: Tensor, m: Tensor, v: Tensor, grad: Tensor, scalars: Tensor, options: AdamOptions): void
+  /** gradScale for the next step, from whether this one was finite. */
+  updateLossScale(scalars: Tensor, options: LossScaleOptions): void
+  /**
+   * Adam or AdamW over a flat range; reads lr, bias corrections, clipFactor and isFinite from scalars. In this and the
+   * other updates `working`, where the device has floats narrower than weights, gets the new weights rounded.
+   */
+  adam(
+    weight: Tensor,
+    m: Tensor,
+    v: Tensor,
+    grad: Tensor,
+    scalars: Tensor,
+    options: AdamOptions,
+    working?: Tensor,
+  ): void
   /** v = momentum * v + g; w -= lr * (nesterov ? g + momentum * v : v); decoupled decay. */
   sgd(
     weight: Tensor,
@@ -193,6 +259,7 @@ export interface Kernels {
     grad: Tensor,
     scalars: Tensor,
     options: { momentum: number; nesterov: boolean; weightDecay: number },
+    working?: Tensor,
   ): void
   /** Chen et al. 2023, arXiv:2302.06675. */
   lion(
@@ -201,6 +268,7 @@ export interface Kernels {
     grad: Tensor,
     scalars: Tensor,
     options: { beta1: number; beta2: number; weightDecay: number },
+    working?: Tensor,
   ): void
   /** m = momentum * m + g (g clipped); out = nesterov ? g + momentum * m : m. */
   momentum(
@@ -213,5 +281,35 @@ export interface Kernels {
   /** out = x / (frobenius norm of x + eps). */
   normalize(out: Tensor, x: Tensor, eps: number): void
   /** w = w * (1 - lr * weightDecay) - lr * scale * update, unless isFinite is 0. */
-  applyUpdate(weight: Tensor, update: Tensor, scalars: Tensor, options: { scale: number; weightDecay: number }): void
+  applyUpdate(
+    weight: Tensor,
+    update: Tensor,
+    scalars: Tensor,
+    options: { scale: number; weightDecay: number },
+    working?: Tensor,
+  ): void
+
+  /**
+   * keys, values [B, C, G*K] take k, v [B, T, G*K] (maybe column slices) at positions lengths[b] + t of sequence b
+   * (lengths i32 [B]); what no longer fits goes to the last position.
+   */
+  cacheAppend(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, lengths: Tensor): void
+  /**
+   * Attention of one query a sequence, q [B, 1, H*K] (maybe a column slice), over positions 0 .. lengths[b] of keys,
+   * values [B, C, G*K], at most all of them. lse f32 [B, H, 1] as in `attention`.
+   */
+  attentionCached(
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    options: CachedAttentionOptions,
+  ): void
+  /**
+   * tokens[b] = first index of the largest of logits row b [B, V]; lengths[b] grows by one up to `capacity`; the tokens
+   * become row made[0] of history [N, B] where there is one, and made[0] grows by one. All i32.
+   */
+  greedyToken(tokens: Tensor, lengths: Tensor, history: Tensor, made: Tensor, logits: Tensor, capacity: number): void
 }

@@ -48,6 +48,8 @@ export interface Op<I extends NamedTensors, O extends NamedTensors, A> {
   backwardInput(entry: TapeEntry<I, O, A>, gradients: Gradients): void
   /** Gradients of the parameters; absent for ops without parameters. */
   backwardWeight?(entry: TapeEntry<I, O, A>, gradients: Gradients): void
+  /** Both halves at once, where that reads memory only once; used when gradients of activations and parameters are wanted. */
+  backward?(entry: TapeEntry<I, O, A>, gradients: Gradients): void
   /** Cheap to run again: dropped and recomputed under `selective` recomputation. */
   readonly isCheap: boolean
   cost(inputs: I, attributes: A): OpCost

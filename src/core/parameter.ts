@@ -30,6 +30,12 @@ const unbound: Device = {
   get floatDtype(): Dtype {
     return noMemory()
   },
+  get masterDtype(): never {
+    return noMemory()
+  },
+  get logitsChunkElements(): never {
+    return noMemory()
+  },
   itemBytes: noMemory,
   allocate: noMemory as (bytes: number) => DeviceBuffer,
   release: noMemory,
@@ -38,6 +44,8 @@ const unbound: Device = {
 }
 
 export class Parameter extends Tensor {
+  /** Of the values that ops read; set when memory is given. */
+  declare dtype: Dtype
   readonly init: Init
   /** Whether weight decay applies: by default to matrices, not to norms and biases. */
   readonly decays: boolean
@@ -45,6 +53,8 @@ export class Parameter extends Tensor {
   /** Path of the module that its part names start from, set when the model is walked: `model.layers.0.selfAttn`. */
   path = ''
   requiresGrad = true
+  /** The values in full precision, which are initialised, updated and saved, where ops read a narrower copy. */
+  master: Tensor | undefined
   /** Gradient of the same shape, in the arena's flat gradient buffer; made by the optimizer. */
   gradient: Tensor | undefined
   /** False at the start of a step: the first contribution overwrites, later ones add. */
@@ -60,6 +70,16 @@ export class Parameter extends Tensor {
   /** A parameter that is one Hugging Face tensor. */
   static single(name: string, shape: readonly number[], init: Init, decays = shape.length > 1): Parameter {
     return new Parameter(shape, [{ name, firstRow: 0, rows: shape[0] ?? 1 }], init, decays)
+  }
+
+  /** What is initialised, loaded and saved: the master, or the parameter itself where there is no other. */
+  get stored(): Tensor {
+    return this.master ?? this
+  }
+
+  /** Rounds the master into the values that ops read; needed after every change of it but an optimizer's. */
+  refresh(): void {
+    if (this.master !== undefined) this.device.kernels.copy(this, this.master)
   }
 
   /** Full names of the parts, camelCase, with that path. */

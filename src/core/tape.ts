@@ -145,20 +145,34 @@ export class Tape implements Disposable {
     for (let i = this.#entries.length - 1; i >= 0; i--) {
       const entry = this.#entries[i]!
       if (entry !== root && !hasGradient(entry, gradients)) continue
-      const { op, inputs } = entry
-      if (op.backwardWeight !== undefined && trainsWeights(op, inputs)) {
-        this.#bringBack(entry, op.savedForWeight)
-        op.backwardWeight(entry, gradients)
-        this.#onOp?.(entry, 'backwardWeight')
-      }
-      if (wantsActivationGradient(op, inputs, gradients)) {
-        this.#bringBack(entry, op.savedForInput)
-        op.backwardInput(entry, gradients)
-        this.#onOp?.(entry, 'backwardInput')
-      }
+      this.#backwardOf(entry, gradients)
       for (const tensor of Object.values(entry.outputs)) if (tensor !== undefined) gradients.drop(tensor)
     }
     return gradients
+  }
+
+  #backwardOf(entry: TapeEntry, gradients: Gradients): void {
+    const { op, inputs } = entry
+    const isWeightWanted = op.backwardWeight !== undefined && trainsWeights(op, inputs)
+    const isInputWanted = wantsActivationGradient(op, inputs, gradients)
+    if (isWeightWanted && isInputWanted && op.backward !== undefined) {
+      this.#bringBack(entry, op.savedForWeight)
+      this.#bringBack(entry, op.savedForInput)
+      op.backward(entry, gradients)
+      this.#onOp?.(entry, 'backwardWeight')
+      this.#onOp?.(entry, 'backwardInput')
+      return
+    }
+    if (isWeightWanted) {
+      this.#bringBack(entry, op.savedForWeight)
+      op.backwardWeight?.(entry, gradients)
+      this.#onOp?.(entry, 'backwardWeight')
+    }
+    if (isInputWanted) {
+      this.#bringBack(entry, op.savedForInput)
+      op.backwardInput(entry, gradients)
+      this.#onOp?.(entry, 'backwardInput')
+    }
   }
 
   /** Recomputes whatever of the named inputs and outputs was dropped. */

@@ -28,7 +28,7 @@ export async function loadModel(path: string, device: Device): Promise<LoadedMod
   // Before any memory is given: a damaged config.json must not ask for more than its weights have.
   using weights = new WeightsFolder(folder)
   const fileNames = matchWeights(model, weights)
-  materialize(model, device)
+  materialize(model, device, { isTrained: false })
   fillWeights(model, weights, fileNames)
   return { model, tokenizer, folder, warnings }
 }

@@ -17,6 +17,7 @@ export const LIBRARIES = {
   cuda: { stem: 'libcuda', what: 'NVIDIA driver' },
   nvrtc: { stem: 'libnvrtc', what: 'CUDA kernel compiler' },
   cublasLt: { stem: 'libcublasLt', what: 'CUDA matrix products' },
+  cudnn: { stem: 'libcudnn', what: 'CUDA attention' },
   nccl: { stem: 'libnccl', what: 'communication between GPUs' },
   mpi: { stem: 'libmpi', what: 'communication between machines (MPI)' },
 } as const
@@ -30,31 +31,54 @@ type Environment = Readonly<Record<string, string | undefined>>
 
 /**
  * Finds each library, or undefined where there is none. The first place that has it wins; within a folder, the highest
- * version.
+ * version. Places that take long to search (Python has to be asked) are searched only when one is still missing.
+ * @param names  default all
  */
-export async function findLibraries(env: Environment): Promise<Record<LibraryName, FoundLibrary | undefined>> {
-  const loader = await loaderPaths(env)
-  const folders: [Origin, string[]][] = [
-    ['toolkit', toolkitFolders(env)],
-    ['wheel', await wheelFolders(env)],
-  ]
-  const explicit = split(env[LIBRARY_PATH_SETTING])
-  const find = (name: LibraryName): FoundLibrary | undefined => {
-    const { stem } = LIBRARIES[name]
-    const set = pickNewest(explicit.flatMap((folder) => listLibraries(folder, stem)))
-    if (set !== undefined) return { path: set, origin: 'setting' }
-    const known = pickNewest(loader.filter((path) => isLibrary(path, stem)))
-    if (known !== undefined) return { path: known, origin: 'loader' }
-    for (const [origin, list] of folders) {
-      for (const folder of list) {
-        const path = pickNewest(listLibraries(folder, stem))
-        if (path !== undefined) return { path, origin }
+export async function findLibraries<Name extends LibraryName = LibraryName>(
+  env: Environment,
+  names: readonly Name[] = Object.keys(LIBRARIES) as Name[],
+): Promise<Record<Name, FoundLibrary | undefined>> {
+  const found = new Map<Name, FoundLibrary>()
+  for (const [origin, pathsOf] of PLACES) {
+    const missing = names.filter((name) => !found.has(name))
+    if (missing.length === 0) break
+    const folders = await pathsOf(env)
+    for (const name of missing) {
+      const { stem } = LIBRARIES[name]
+      for (const paths of folders) {
+        const path = pickNewest(paths(stem))
+        if (path === undefined) continue
+        found.set(name, { path, origin })
+        break
       }
     }
-    return undefined
   }
-  const names = Object.keys(LIBRARIES) as LibraryName[]
-  return Object.fromEntries(names.map((name) => [name, find(name)])) as Record<LibraryName, FoundLibrary | undefined>
+  return Object.fromEntries(names.map((name) => [name, found.get(name)])) as Record<Name, FoundLibrary | undefined>
+}
+
+/** What a folder, or the loader's list, has of a library. */
+type Paths = (stem: string) => string[]
+
+/** In the order in which they are searched. */
+const PLACES: readonly (readonly [Origin, (env: Environment) => Promise<Paths[]>])[] = [
+  // All of its folders count as one place: the newest of any is taken.
+  [
+    'setting',
+    async (env) => [(stem) => split(env[LIBRARY_PATH_SETTING]).flatMap((folder) => listLibraries(folder, stem))],
+  ],
+  [
+    'loader',
+    async (env) => {
+      const known = await loaderPaths(env)
+      return [(stem) => known.filter((path) => isLibrary(path, stem))]
+    },
+  ],
+  ['toolkit', async (env) => toolkitFolders(env).map(pathsIn)],
+  ['wheel', async (env) => (await wheelFolders(env)).map(pathsIn)],
+]
+
+function pathsIn(folder: string): Paths {
+  return (stem) => listLibraries(folder, stem)
 }
 
 /** Files that the dynamic loader would take: LD_LIBRARY_PATH, then its cache. */

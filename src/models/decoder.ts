@@ -1,8 +1,9 @@
 // What every decoder-only family offers to trainers, samplers and exporters, and what it takes as input.
+import type { LlamaWeights } from '../core/decode-plan.ts'
 import type { Parameter } from '../core/parameter.ts'
 import { randomKey } from '../core/random.ts'
 import type { Tensor } from '../core/tensor.ts'
-import type { KvCache } from '../nn/kv-cache.ts'
+import type { AttentionCache } from '../nn/kv-cache.ts'
 import { dropout } from '../ops/dropout.ts'
 
 /** Inputs of a forward. Positions and documents are arguments: models never count. */
@@ -13,8 +14,8 @@ export interface DecoderInputs {
   positions: Tensor
   /** [B, T] i32: index of the first position of each token's document; absent when a row is one document. */
   docStart?: Tensor
-  /** Only for generation: keys and values so far (B = 1). */
-  cache?: KvCache
+  /** Only for generation: keys and values so far. */
+  cache?: AttentionCache
   /** Only for training with dropout. */
   dropout?: Dropout
 }
@@ -38,6 +39,8 @@ export interface DecoderModel {
   forward(inputs: DecoderInputs): Tensor
   /** [V, D]: the head, or the embedding it is tied to. */
   readonly headWeight: Parameter
+  /** The weights by what they do, for programs that run a whole step of decoding; only of families that have one. */
+  llamaWeights?(): LlamaWeights
 }
 
 /** Dropout of one forward: probability, the batch's sample numbers, and a key for each place in the model. */

@@ -9,6 +9,7 @@ import { LayerNorm } from '../nn/norm.ts'
 import { add } from '../ops/add.ts'
 import { attention } from '../ops/attention.ts'
 import { gelu } from '../ops/gelu.ts'
+import { geluMlp } from '../ops/gelu-mlp.ts'
 import { addBranch, type DecoderInputs, type DecoderModel, type DecoderShape } from './decoder.ts'
 
 /** config.json of GPT-2 under the common names (n_embd is hiddenSize ...; checkpoint/names.ts holds the rows). */
@@ -47,24 +48,26 @@ class Gpt2Attention {
     const q = qkv.columns(0, width)
     const k = qkv.columns(width, width)
     const v = qkv.columns(2 * width, width)
-    const seen = inputs.cache?.append(layer, k, v) ?? { k, v }
-    return attention(q, seen.k, seen.v, { numHeads, docStart: inputs.docStart })
+    if (inputs.cache) return inputs.cache.attend(layer, q, k, v, { numHeads, numKeyValueHeads: numHeads })
+    return attention(q, k, v, { numHeads, docStart: inputs.docStart })
   }
 }
 
 class Gpt2Mlp {
   readonly cFc: Linear
   readonly cProj: Linear
-  readonly #approximate: 'none' | 'tanh'
+  readonly #isExact: boolean
 
   constructor(config: Gpt2Config) {
     this.cFc = conv1d(config.hiddenSize, 'cFc', config.intermediateSize, config.initializerRange)
     this.cProj = conv1d(config.intermediateSize, 'cProj', config.hiddenSize, residualInit(config))
-    this.#approximate = config.activationFunction === 'gelu_new' ? 'tanh' : 'none'
+    this.#isExact = config.activationFunction === 'gelu'
   }
 
-  activate(x: Tensor): Tensor {
-    return gelu(this.cFc.forward(x), this.#approximate)
+  forward(x: Tensor, residual?: Tensor): Tensor {
+    const { cFc, cProj } = this
+    if (this.#isExact) return cProj.forward(gelu(cFc.forward(x), 'none'), residual)
+    return geluMlp(x, { weight: cFc.weight, bias: cFc.bias! }, { weight: cProj.weight, bias: cProj.bias! }, residual)
   }
 }
 
@@ -85,8 +88,8 @@ class Gpt2Layer {
     const { attn, mlp } = this
     const mixed = attn.mix(this.ln1.forward(h), layer, inputs)
     const h1 = addBranch((r) => attn.cProj.forward(mixed, r), h, inputs.dropout, `h.${layer}.attention`, add)
-    const activated = mlp.activate(this.ln2.forward(h1))
-    return addBranch((r) => mlp.cProj.forward(activated, r), h1, inputs.dropout, `h.${layer}.mlp`, add)
+    const normed = this.ln2.forward(h1)
+    return addBranch((r) => mlp.forward(normed, r), h1, inputs.dropout, `h.${layer}.mlp`, add)
   }
 }
 

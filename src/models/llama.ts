@@ -1,5 +1,6 @@
 // The Llama family (Llama 2/3, TinyLlama, stories): RMSNorm before each branch, rotary positions, grouped-query
 // attention, SwiGLU, no biases, head tied to the embedding or not. One file, read top to bottom.
+import type { LlamaWeights } from '../core/decode-plan.ts'
 import { ConfigError } from '../core/errors.ts'
 import type { Parameter } from '../core/parameter.ts'
 import { block } from '../core/tape.ts'
@@ -61,12 +62,9 @@ class LlamaAttention {
     const q = qkv.columns(0, heads * headDim)
     const k = qkv.columns(heads * headDim, kvHeads * headDim)
     const v = qkv.columns((heads + kvHeads) * headDim, kvHeads * headDim)
-    const seen = inputs.cache?.append(layer, k, v) ?? { k, v }
-    return attention(q, seen.k, seen.v, {
-      numHeads: heads,
-      numKeyValueHeads: kvHeads,
-      docStart: inputs.docStart,
-    })
+    const options = { numHeads: heads, numKeyValueHeads: kvHeads }
+    if (inputs.cache) return inputs.cache.attend(layer, q, k, v, options)
+    return attention(q, k, v, { ...options, docStart: inputs.docStart })
   }
 }
 
@@ -146,6 +144,31 @@ export class Llama implements DecoderModel {
 
   get headWeight(): Parameter {
     return this.lmHead?.weight ?? this.model.embedTokens.weight
+  }
+
+  llamaWeights(): LlamaWeights {
+    const { headDim, intermediateSize, numAttentionHeads: numHeads, numKeyValueHeads, rmsNormEps: eps } = this.config
+    const { embedTokens, layers, norm } = this.model
+    return {
+      table: embedTokens.weight,
+      layers: [...layers.values()].map(({ inputLayernorm, selfAttn, postAttentionLayernorm, mlp }) => ({
+        inputNorm: inputLayernorm.weight,
+        qkv: selfAttn.qkvProj.weight,
+        o: selfAttn.oProj.weight,
+        postNorm: postAttentionLayernorm.weight,
+        gateUp: mlp.gateUpProj.weight,
+        down: mlp.downProj.weight,
+      })),
+      norm: norm.weight,
+      head: this.headWeight,
+      cos: this.rotary.cos,
+      sin: this.rotary.sin,
+      numHeads,
+      numKeyValueHeads,
+      headDim,
+      intermediateSize,
+      eps,
+    }
   }
 
   forward(inputs: DecoderInputs): Tensor {

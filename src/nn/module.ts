@@ -50,10 +50,15 @@ export function parameterCount(model: object): number {
 /**
  * Gives a model (until now shapes only) its memory on `device`, in flat arenas. With a seed the parameters start
  * from their random initialisation; without, their contents are undefined until weights are loaded.
+ * @param options.isTrained  default true; false for inference: no masters beside the copies that ops read
  * @returns the arenas, which optimizers work on
  */
-export function materialize(model: object, device: Device, options: { seed?: number } = {}): ParameterArena[] {
-  const arenas = buildArenas(parameters(model), device)
+export function materialize(
+  model: object,
+  device: Device,
+  options: { seed?: number; isTrained?: boolean } = {},
+): ParameterArena[] {
+  const arenas = buildArenas(parameters(model), device, options.isTrained)
   for (const constant of constants(model)) bindConstant(constant, device)
   if (options.seed !== undefined) initialize(arenas, options.seed)
   return arenas

@@ -32,7 +32,7 @@ export const attentionOp: Op<Inputs, Outputs, Attributes> = {
   sliceable: ['q', 'k', 'v'],
   outputs: ({ q }, { numHeads }) => ({
     out: { shape: q.shape },
-    lse: { shape: [q.shape[0]!, numHeads, q.shape[1]!] },
+    lse: { shape: [q.shape[0]!, numHeads, q.shape[1]!], dtype: 'f32' },
   }),
   forward: (kernels, inputs, { out, lse }, attributes) =>
     kernels.attention(out, lse, inputs.q, inputs.k, inputs.v, options(inputs, attributes)),

@@ -2,6 +2,7 @@
 // a time, and loss and gradients come out of one pass: the loader knows the global number of trained tokens before
 // the forward, so the scale of the gradient is known when the logits are.
 import { emptyTensor } from '../core/allocator.ts'
+import type { Device } from '../core/device.ts'
 import type { Op } from '../core/op.ts'
 import { Parameter } from '../core/parameter.ts'
 import { apply, currentTape } from '../core/tape.ts'
@@ -12,14 +13,12 @@ type Inputs = { hidden: Tensor; weight: Tensor; targets: Tensor; scalars: Tensor
 type Outputs = { loss: Tensor; tokenLosses: Tensor; dHidden: Tensor | undefined }
 type Attributes = { wantsGradient: boolean }
 
-/** A chunk of logits has about this many elements ... */
-const CHUNK_ELEMENTS = 1 << 22
-/** ... but not fewer rows than this: the weight is read once for every chunk. */
+/** A chunk of logits has not fewer rows than this: the weight is read once for every chunk. */
 const MIN_CHUNK_ROWS = 256
 
-/** Rows of logits that exist at once: equal chunks, multiples of 16 rows. */
-export function chunkRows(rows: number, vocabSize: number): number {
-  const most = Math.max(MIN_CHUNK_ROWS, Math.floor(CHUNK_ELEMENTS / vocabSize))
+/** Rows of logits that exist at once, about as many elements as the device wants: equal chunks, multiples of 16 rows. */
+export function chunkRows(rows: number, vocabSize: number, device: Device): number {
+  const most = Math.max(MIN_CHUNK_ROWS, Math.floor(device.logitsChunkElements / vocabSize))
   const chunks = Math.ceil(rows / most)
   return Math.min(rows, Math.ceil(rows / chunks / 16) * 16)
 }
@@ -29,7 +28,7 @@ export const crossEntropyOp: Op<Inputs, Outputs, Attributes> = {
   weights: ['weight'],
   outputs: ({ hidden }, { wantsGradient }) => ({
     loss: { shape: [1], dtype: 'f64' },
-    tokenLosses: { shape: [hidden.rowCount] },
+    tokenLosses: { shape: [hidden.rowCount], dtype: 'f32' },
     ...(wantsGradient && { dHidden: { shape: hidden.shape } }),
   }),
   forward(kernels, { hidden, weight, targets, scalars }, { loss, tokenLosses, dHidden }, { wantsGradient }) {
@@ -38,7 +37,7 @@ export const crossEntropyOp: Op<Inputs, Outputs, Attributes> = {
     const h = hidden.reshape(rows, hidden.columnCount)
     const dh = dHidden?.reshape(rows, hidden.columnCount)
     const t = targets.reshape(rows)
-    const step = chunkRows(rows, vocabSize)
+    const step = chunkRows(rows, vocabSize, hidden.device)
     const logits = emptyTensor(hidden.device, [step, vocabSize], hidden.dtype, 'workspace')
     for (let from = 0; from < rows; from += step) {
       const count = Math.min(step, rows - from)
@@ -69,7 +68,7 @@ export const crossEntropyOp: Op<Inputs, Outputs, Attributes> = {
     const product = 2 * hidden.size * weight.shape[0]!
     const trained = weight instanceof Parameter && weight.requiresGrad
     const passes = wantsGradient ? (trained ? 3 : 2) : 1
-    const chunks = Math.ceil(hidden.rowCount / chunkRows(hidden.rowCount, weight.shape[0]!))
+    const chunks = Math.ceil(hidden.rowCount / chunkRows(hidden.rowCount, weight.shape[0]!, hidden.device))
     const logitsBytes = hidden.rowCount * weight.shape[0]! * hidden.device.itemBytes(hidden.dtype)
     const weightBytes = chunks * passes * cost(0, weight).bytes
     return {

@@ -1,6 +1,6 @@
 // layernorm: normalisation to mean 0 and variance 1 over the last dim, with weight and bias.
 import { emptyTensor } from '../core/allocator.ts'
-import type { Op } from '../core/op.ts'
+import type { Op, OutputSpec } from '../core/op.ts'
 import { gradientTarget } from '../core/parameter.ts'
 import { apply } from '../core/tape.ts'
 import { expectShape, type Tensor } from '../core/tensor.ts'
@@ -10,10 +10,18 @@ type Inputs = { x: Tensor; weight: Tensor; bias: Tensor }
 type Outputs = { out: Tensor; mean: Tensor; rstd: Tensor }
 type Attributes = { eps: number }
 
+/** Memory for a gradient that the kernel makes and nobody wants. */
+function unwanted(parameter: Tensor): Tensor {
+  return emptyTensor(parameter.device, parameter.shape, 'f32', 'workspace')
+}
+
 export const layernormOp: Op<Inputs, Outputs, Attributes> = {
   id: 'layernorm',
   weights: ['weight', 'bias'],
-  outputs: ({ x }) => ({ out: { shape: x.shape }, mean: { shape: [x.rowCount] }, rstd: { shape: [x.rowCount] } }),
+  outputs: ({ x }) => {
+    const statistic: OutputSpec = { shape: [x.rowCount], dtype: 'f32' }
+    return { out: { shape: x.shape }, mean: statistic, rstd: statistic }
+  },
   forward: (kernels, { x, weight, bias }, { out, mean, rstd }, { eps }) =>
     kernels.layernorm(out, mean, rstd, x, weight, bias, eps),
   savedForInput: ['x', 'weight', 'mean', 'rstd'],
@@ -36,9 +44,28 @@ export const layernormOp: Op<Inputs, Outputs, Attributes> = {
       return
     }
     // The kernel makes both: here one of them is not wanted, or only one is added to.
-    const unwanted = (): Tensor => emptyTensor(x.device, weight.shape, x.dtype, 'workspace')
-    intoParameter(weight, (dWeight, accumulate) => write(dWeight, unwanted(), accumulate))
-    intoParameter(bias, (dBias, accumulate) => write(unwanted(), dBias, accumulate))
+    intoParameter(weight, (dWeight, accumulate) => write(dWeight, unwanted(weight), accumulate))
+    intoParameter(bias, (dBias, accumulate) => write(unwanted(bias), dBias, accumulate))
+  },
+  backward({ inputs, outputs }, gradients) {
+    const { x, weight, bias } = inputs
+    const dOut = gradients.of(outputs.out)
+    const target = (parameter: Tensor) =>
+      isTrained(parameter) ? gradientTarget(parameter) : { gradient: unwanted(parameter), accumulate: false }
+    const [dWeight, dBias] = [target(weight), target(bias)]
+    gradients.into(x, (dx, accumulate) =>
+      x.device.kernels.layernormBackward(
+        dx,
+        dWeight.gradient,
+        dBias.gradient,
+        dOut,
+        x,
+        weight,
+        outputs.mean,
+        outputs.rstd,
+        { dx: accumulate, dWeight: dWeight.accumulate, dBias: dBias.accumulate },
+      ),
+    )
   },
   isCheap: true,
   cost: ({ x, weight, bias }) => ({
@@ -51,7 +78,7 @@ export const layernormOp: Op<Inputs, Outputs, Attributes> = {
 /**
  * Layer normalisation over the last dim.
  *     y = (x - mean) * rstd * weight + bias,   rstd = 1 / sqrt(variance + eps)  (biased variance)
- * Saves `mean` and `rstd` [rows] for backward.
+ * Saves `mean` and `rstd` [rows] f32 for backward.
  * @param x       [.., D] float
  * @param weight  [D]
  * @param bias    [D]

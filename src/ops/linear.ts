@@ -2,9 +2,10 @@
 // stores it: [out, in] (PyTorch's Linear) or [in, out] (GPT-2's Conv1D), so no file needs a transposition.
 import { ShapeError } from '../core/errors.ts'
 import type { Op } from '../core/op.ts'
+import { gradientTarget } from '../core/parameter.ts'
 import { apply } from '../core/tape.ts'
 import { expectShape, show, type Tensor } from '../core/tensor.ts'
-import { cost, expectColumns, intoParameter } from './common.ts'
+import { cost, expectColumns, intoParameter, isTrained } from './common.ts'
 
 type Inputs = { x: Tensor; weight: Tensor; bias: Tensor | undefined; residual: Tensor | undefined }
 type Outputs = { out: Tensor }
@@ -15,6 +16,26 @@ type Attributes = {
 
 function outFeatures(weight: Tensor, layout: Attributes['layout']): number {
   return weight.shape[layout === 'out-in' ? 0 : 1]!
+}
+
+/** dW = dy^T x (or x^T dy) and dbias = sum of dy over rows, in one pass over dy where both are wanted. */
+export function weightAndBiasGradients(
+  weight: Tensor,
+  bias: Tensor | undefined,
+  x: Tensor,
+  dOut: Tensor,
+  layout: Attributes['layout'],
+): void {
+  const { kernels } = x.device
+  const isOutIn = layout === 'out-in'
+  const isTogether = isTrained(weight) && isTrained(bias) && weight.hasGradient === bias.hasGradient
+  const dBias = isTogether ? gradientTarget(bias).gradient : undefined
+  intoParameter(weight, (dWeight, accumulate) => {
+    const options = { transposeA: true, accumulate }
+    if (isOutIn) kernels.matmul(dWeight, dOut, x, dBias === undefined ? options : { ...options, sumOfA: dBias })
+    else kernels.matmul(dWeight, x, dOut, dBias === undefined ? options : { ...options, sumOfB: dBias })
+  })
+  if (!isTogether) intoParameter(bias, (dBias, accumulate) => kernels.sumRows(dBias, dOut, accumulate))
 }
 
 export const linearOp: Op<Inputs, Outputs, Attributes> = {
@@ -44,14 +65,8 @@ export const linearOp: Op<Inputs, Outputs, Attributes> = {
     if (gradients.needs(residual)) gradients.pass(residual, dOut)
   },
   backwardWeight({ inputs, outputs, attributes }, gradients) {
-    const dOut = gradients.of(outputs.out)
-    const { x } = inputs
-    const { kernels } = x.device
-    intoParameter(inputs.weight, (dWeight, accumulate) => {
-      if (attributes.layout === 'out-in') kernels.matmul(dWeight, dOut, x, { transposeA: true, accumulate })
-      else kernels.matmul(dWeight, x, dOut, { transposeA: true, accumulate })
-    })
-    intoParameter(inputs.bias, (dBias, accumulate) => kernels.sumRows(dBias, dOut, accumulate))
+    const { x, weight, bias } = inputs
+    weightAndBiasGradients(weight, bias, x, gradients.of(outputs.out), attributes.layout)
   },
   isCheap: false,
   cost({ x, weight, bias, residual }, { layout }) {

@@ -11,7 +11,7 @@ type Attributes = { eps: number }
 export const rmsnormOp: Op<Inputs, Outputs, Attributes> = {
   id: 'rmsnorm',
   weights: ['weight'],
-  outputs: ({ x }) => ({ out: { shape: x.shape }, rstd: { shape: [x.rowCount] } }),
+  outputs: ({ x }) => ({ out: { shape: x.shape }, rstd: { shape: [x.rowCount], dtype: 'f32' } }),
   forward: (kernels, { x, weight }, { out, rstd }, { eps }) => kernels.rmsnorm(out, rstd, x, weight, eps),
   savedForInput: ['x', 'weight', 'rstd'],
   savedForWeight: ['x', 'rstd'],
@@ -28,6 +28,18 @@ export const rmsnormOp: Op<Inputs, Outputs, Attributes> = {
       inputs.x.device.kernels.rmsnormBackwardWeight(dWeight, dOut, inputs.x, outputs.rstd, accumulate),
     )
   },
+  backward({ inputs, outputs }, gradients) {
+    const dOut = gradients.of(outputs.out)
+    const { x, weight } = inputs
+    intoParameter(weight, (dWeight, addsWeight) =>
+      gradients.into(x, (dx, addsInput) =>
+        x.device.kernels.rmsnormBackward(dx, dWeight, dOut, x, weight, outputs.rstd, {
+          dx: addsInput,
+          dWeight: addsWeight,
+        }),
+      ),
+    )
+  },
   isCheap: true,
   cost: ({ x, weight }) => ({
     forward: cost(4 * x.size, x, x, weight),
@@ -39,7 +51,7 @@ export const rmsnormOp: Op<Inputs, Outputs, Attributes> = {
 /**
  * Root-mean-square normalisation over the last dim.
  *     y = x * rstd * weight,   rstd = 1 / sqrt(mean(x^2) + eps)
- * Sums are at least f32. Saves `rstd` [rows] for backward.
+ * Sums are at least f32. Saves `rstd` [rows] f32 for backward.
  * @param x       [.., D] float
  * @param weight  [D], same dtype as x
  * @param eps     added inside the root (Llama 1e-5, Qwen 1e-6)

@@ -46,6 +46,7 @@ function adamRule(name: string, config: AdamConfig, coupledDecay: boolean): Upda
           range(arena.gradients!, from, length),
           scalars,
           decays ? decaying : plain,
+          arena.working && range(arena.working, from, length),
         )
       }
     },

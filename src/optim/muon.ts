@@ -54,10 +54,13 @@ function updateMatrix(
     const length = part.rows * columns
     const matrix = new Tensor([part.rows, columns], update.dtype, update.storage, { offset: from, base: update })
     const orthogonal = orthogonalize(matrix)
-    kernels.applyUpdate(range(flat(arena.weights), from, length), orthogonal.reshape(length), scalars, {
-      scale: 0.2 * Math.sqrt(Math.max(part.rows, columns)),
-      weightDecay: options.weightDecay,
-    })
+    kernels.applyUpdate(
+      range(flat(arena.weights), from, length),
+      orthogonal.reshape(length),
+      scalars,
+      { scale: 0.2 * Math.sqrt(Math.max(part.rows, columns)), weightDecay: options.weightDecay },
+      arena.working && range(flat(arena.working), from, length),
+    )
   }
 }
 

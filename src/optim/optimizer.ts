@@ -3,7 +3,7 @@
 // no step waits for a read-back. Builders are in adam.ts, sgd.ts, lion.ts and muon.ts.
 import { standaloneTensor, tensorFrom } from '../core/allocator.ts'
 import { allocateGradients, type ParameterArena } from '../core/arena.ts'
-import { SCALAR } from '../core/kernels.ts'
+import { type LossScaleOptions, SCALAR } from '../core/kernels.ts'
 import type { Tensor } from '../core/tensor.ts'
 
 /** State tensors of one arena, by name (`m`, `v` ...), each laid out like the arena's weights. */
@@ -34,22 +34,42 @@ export interface StepSettings {
   gradClip: number
 }
 
+/** Gradients made larger than they are, for 16-bit floats whose range ends at 6e-8. */
+export interface LossScaling {
+  readonly initialScale: number
+  /** Absent: the scale stays (static scaling). */
+  readonly dynamic?: LossScaleOptions
+}
+
+/** Norm of the gradients before clipping, whether they were finite (else nothing was updated), and the loss scaling. */
+export interface StepNorm {
+  readonly gradNorm: number
+  readonly isFinite: boolean
+  /** For the next step. */
+  readonly gradScale: number
+  readonly skippedSteps: number
+}
+
 export class Optimizer {
   readonly rule: UpdateRule
   readonly arenas: readonly ParameterArena[]
   readonly states: readonly ArenaState[]
-  /** f64 [8], slots named by SCALAR; shared with the loss, which reads lossScale. */
+  /** f64, slots named by SCALAR; shared with the loss, which reads lossScale. */
   readonly scalars: Tensor
-  readonly #host = new Float64Array(SCALAR.count)
+  readonly lossScaling: LossScaling | undefined
 
   /** Makes gradient buffers and zeroed states for every trainable arena. */
-  constructor(arenas: readonly ParameterArena[], rule: UpdateRule) {
+  constructor(arenas: readonly ParameterArena[], rule: UpdateRule, lossScaling?: LossScaling) {
     allocateGradients(arenas)
     this.rule = rule
     this.arenas = arenas.filter((arena) => arena.key.isTrainable)
     this.states = this.arenas.map((arena) => ({ arena, states: zeroStates(arena, rule.stateNames(arena)) }))
     const device = arenas[0]!.weights.device
-    this.scalars = tensorFrom(device, [SCALAR.count], this.#host, 'f64')
+    this.lossScaling = lossScaling
+    const values = new Float64Array(SCALAR.count)
+    values[SCALAR.gradScale] = lossScaling?.initialScale ?? 1
+    values[SCALAR.hysteresisLeft] = lossScaling?.dynamic?.hysteresis ?? 0
+    this.scalars = tensorFrom(device, [SCALAR.count], values, 'f64')
   }
 
   /** Starts a step: parameter gradients count as empty, and the loss is scaled by 1 / trainedTokens. */
@@ -60,32 +80,47 @@ export class Optimizer {
 
   /** What losses and their gradients are multiplied by from now on. */
   scaleLoss(scale: number): void {
-    this.#host[SCALAR.lossScale] = scale
-    this.scalars.device.write(this.scalars, this.#host)
+    this.scalars.device.write(this.scalars.slice(SCALAR.lossScale, 1), [scale])
   }
 
   /** Clips by the global norm and updates every weight. A step with a non-finite gradient changes nothing. */
   step(settings: StepSettings): void {
-    const { device } = this.scalars
+    this.prepare(settings)
+    this.update(settings.gradClip)
+  }
+
+  /** Tells the device the numbers of this step; `update` follows. */
+  prepare({ lr, step }: StepSettings): void {
     const [beta1, beta2] = this.rule.betas
-    this.#host[SCALAR.lr] = settings.lr
-    this.#host[SCALAR.biasCorrection1] = 1 - beta1 ** settings.step
-    this.#host[SCALAR.biasCorrection2] = 1 - beta2 ** settings.step
-    device.write(this.scalars, this.#host)
+    const { device } = this.scalars
+    device.write(this.scalars.slice(SCALAR.lr, 3), [lr, 1 - beta1 ** step, 1 - beta2 ** step])
+  }
+
+  /** What `step` does on the device: kernel calls only, the same for every step. */
+  update(gradClip: number): void {
+    const { device } = this.scalars
     let isFirst = true
     for (const arena of this.arenas) {
       zeroMissingGradients(arena)
       device.kernels.sumOfSquares(this.scalars, arena.gradients!, !isFirst)
       isFirst = false
     }
-    device.kernels.clipFactor(this.scalars, settings.gradClip)
+    device.kernels.clipFactor(this.scalars, gradClip)
     for (const state of this.states) this.rule.update(state, this.scalars)
+    if (this.lossScaling?.dynamic !== undefined) {
+      device.kernels.updateLossScale(this.scalars, this.lossScaling.dynamic)
+    }
   }
 
-  /** Gradient norm before clipping and whether it was finite, of the last step. */
-  async lastNorm(): Promise<{ gradNorm: number; isFinite: boolean }> {
+  /** What the device noted of the last step. */
+  async lastNorm(): Promise<StepNorm> {
     const values = await this.scalars.device.read(this.scalars)
-    return { gradNorm: values[SCALAR.gradNorm]!, isFinite: values[SCALAR.isFinite] === 1 }
+    return {
+      gradNorm: values[SCALAR.gradNorm]!,
+      isFinite: values[SCALAR.isFinite] === 1,
+      gradScale: values[SCALAR.gradScale]!,
+      skippedSteps: values[SCALAR.skippedSteps]!,
+    }
   }
 
   /** Bytes of all state tensors. */
@@ -101,7 +136,7 @@ function zeroStates(arena: ParameterArena, names: readonly string[]): Record<str
   const { device } = arena.weights
   return Object.fromEntries(
     names.map((name) => {
-      const state = standaloneTensor(device, [arena.length])
+      const state = standaloneTensor(device, [arena.length], device.masterDtype)
       device.kernels.fill(state, 0)
       return [name, state]
     }),

@@ -22,6 +22,7 @@ export function sgd(config: { momentum?: number; nesterov?: boolean; weightDecay
           range(arena.gradients!, from, length),
           scalars,
           { momentum, nesterov, weightDecay: decays ? weightDecay : 0 },
+          arena.working && range(arena.working, from, length),
         )
       }
     },
@@ -49,6 +50,7 @@ export function lion(config: { beta1?: number; beta2?: number; weightDecay?: num
           range(arena.gradients!, from, length),
           scalars,
           { beta1, beta2, weightDecay: decays ? weightDecay : 0 },
+          arena.working && range(arena.working, from, length),
         )
       }
     },

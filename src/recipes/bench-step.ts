@@ -6,8 +6,8 @@ import { formatCount, formatFlops, formatPercent } from '../display/format.ts'
 import { table } from '../display/text.ts'
 import { openDevice } from '../open.ts'
 import { CPU_SHAPES, openShape, undisturbed } from '../train/bench-shapes.ts'
-import { MeasuredPeak } from '../train/measured-peak.ts'
 import { timeKernels } from '../train/step-times.ts'
+import { measuredPeakOf } from './device-fields.ts'
 
 export default defineRecipe({
   name: 'bench step',
@@ -33,7 +33,7 @@ export default defineRecipe({
     const { step, tokensPerStep, parameterCount, flopsPerStep } = await openShape(device, shape)
     await step()
     const times: number[] = []
-    const peak = new MeasuredPeak(device)
+    const peak = measuredPeakOf(device)
     for (let pass = 0; pass < passes && !context.signal.aborted; pass++) {
       for (let i = 0; i < shape.steps; i++) {
         const start = performance.now()
@@ -68,7 +68,7 @@ export default defineRecipe({
       `${name}: ${formatCount(parameterCount)} parameters, ${milliseconds.toFixed(1)} ms per step, ${formatCount(facts.tokensPerSecond)} tok/s`,
     )
     context.log(
-      `${formatFlops(flops)}, ${formatPercent(flops / peak.flops)} of the measured f32 peak of ${formatFlops(peak.flops)} (${device.threads} threads, ${device.isa}, ${matmulPrecision} products)`,
+      `${formatFlops(flops)}, ${formatPercent(flops / peak.flops)} of the measured ${peak.what} of ${formatFlops(peak.flops)} (${device.threads} threads, ${device.isa}, ${matmulPrecision} products)`,
     )
     const rows = [...timed.kernels, rest].map((time) => [
       time.kernel,

@@ -6,7 +6,7 @@ import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
 import { loadModel } from '../infer/load.ts'
 import { completionPrompt } from '../infer/prompt-loop.ts'
-import { openDevice } from '../open.ts'
+import { deviceFields, openChosenDevice } from './device-fields.ts'
 import { samplingFields, samplingOf } from './sampling-fields.ts'
 
 export default defineRecipe({
@@ -18,10 +18,11 @@ export default defineRecipe({
   config: z.object({
     model: field(z.string().min(1), { describe: 'run, checkpoint or Hugging Face folder', example: 'runs/books' }),
     ...samplingFields,
+    ...deviceFields,
   }),
   positional: ['model'],
   async run(options, context) {
-    const device = await openDevice('cpu', options.threads === undefined ? {} : { threads: options.threads })
+    const device = await openChosenDevice(options, context.env)
     const loaded = await loadModel(resolve(context.cwd, options.model), device)
     for (const warning of loaded.warnings) context.warn(warning)
     await completionPrompt(loaded, device, context, {

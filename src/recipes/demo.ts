@@ -23,13 +23,13 @@ import { promptIds } from '../infer/load.ts'
 import { completionPrompt } from '../infer/prompt-loop.ts'
 import { GREEDY } from '../infer/sampler.ts'
 import { openDevice } from '../open.ts'
-import { MeasuredPeak } from '../train/measured-peak.ts'
 import { memorySentence } from '../train/memory.ts'
 import { describePlan } from '../train/plan-report.ts'
 import { type Evaluation, Pretraining } from '../train/pretrain.ts'
 import { RunDir } from '../train/run-dir.ts'
 import { runSession, speedSentence } from '../train/session.ts'
 import { modelConfig, modelFromDepth, type RunSettings } from '../train/settings.ts'
+import { measuredPeakOf } from './device-fields.ts'
 import { writeTokenizer } from './text-fields.ts'
 
 const VOCAB_SIZE = 4096
@@ -72,7 +72,7 @@ export default defineRecipe({
     const started = performance.now()
     const folder = resolve(context.cwd, out)
     const device = await openDevice('cpu', threads === undefined ? {} : { threads })
-    const peak = new MeasuredPeak(device)
+    const peak = measuredPeakOf(device)
     const corpus = await loadDemoCorpus({ cacheDir: join(homedir(), '.cache', 'trainyard', 'demo') })
     for (const { name, version, bytes, licence } of corpus.sources) {
       context.log(`text: ${name}@${version}, ${formatBytes(bytes)} (${licence})`)

@@ -12,13 +12,14 @@ import { MATMUL_SIZE, measureMatmulFlops } from '../machine/matmul-speed.ts'
 import { describeMemory } from '../machine/memory.ts'
 import { describeProcessor } from '../machine/processor.ts'
 import { findCompiler, findMpiLauncher, listGpus } from '../machine/tools.ts'
-import { DEVICE_NAMES, openDevice } from '../open.ts'
+import { openDevice } from '../open.ts'
 
 /** What a missing library would enable. */
 const ENABLES: Record<LibraryName, string> = {
   cuda: 'training on NVIDIA GPUs: install the NVIDIA driver',
   nvrtc: 'GPU kernels, compiled for your chip: install the CUDA toolkit, or pip install nvidia-cuda-nvrtc',
   cublasLt: 'fast matrix products on GPUs: install the CUDA toolkit, or pip install nvidia-cublas',
+  cudnn: 'attention of cuDNN, the fastest for some shapes: install libcudnn9, or pip install nvidia-cudnn-cu13',
   nccl: 'training on several GPUs: install libnccl2, or pip install nvidia-nccl-cu13',
   mpi: 'training on several machines without GPUs: apt install mpich, or load the MPI module of your cluster',
 }
@@ -85,6 +86,35 @@ async function measureBf16(context: RunContext): Promise<number | undefined> {
   }
 }
 
+/** What the first card can do with the libraries that were found: --device cuda opens the same. */
+async function examineCard(
+  context: RunContext,
+  isMeasuring: boolean,
+): Promise<Pick<Finding, 'name' | 'state' | 'text'>[]> {
+  try {
+    const device = await openDevice('cuda', {}, context.env)
+    const { card, libraryVersions } = device
+    const { freeBytes, totalBytes } = device.ownMemory()
+    const found: Pick<Finding, 'name' | 'state' | 'text'>[] = [
+      {
+        name: 'card',
+        state: 'ok',
+        text: `${card.name}: compute capability ${card.computeCapability / 10}, ${card.multiprocessors} multiprocessors, ${formatBytes(freeBytes)} of ${formatBytes(totalBytes)} free`,
+      },
+      { name: 'versions', state: 'ok', text: libraryVersions },
+    ]
+    if (isMeasuring) {
+      const rate = formatFlops(device.measureMatmulFlops())
+      found.push({ name: 'products', state: 'ok', text: `${rate} in bf16; 8192 x 8192 matrices` })
+    }
+    device.close()
+    return found
+  } catch (error) {
+    if (!(error instanceof DeviceError)) throw error
+    return [{ name: 'card', state: 'missing', text: `training on it; ${error.message}` }]
+  }
+}
+
 async function examine(context: RunContext, isMeasuring: boolean): Promise<Finding[]> {
   const [processor, compiler, launcher, gpus, libraries] = await Promise.all([
     describeProcessor(),
@@ -116,8 +146,6 @@ async function examine(context: RunContext, isMeasuring: boolean): Promise<Findi
   add('Software', 'brotli', brotli ? 'ok' : 'missing', brotli ?? 'reading .br files: a Node built with brotli')
   add('Software', 'zstd', zstd ? 'ok' : 'missing', zstd ?? 'reading .zst dumps: Node 22.15 or newer')
 
-  const hasGpuBackend = (DEVICE_NAMES as readonly string[]).includes('cuda')
-  if (!hasGpuBackend) add('GPU', 'support', 'note', 'none in this version, which trains on the processor')
   add('Cluster', 'support', 'note', 'none in this version, which trains on one machine')
   for (const gpu of gpus)
     add('GPU', 'device', 'ok', `${gpu.name}, ${formatBytes(gpu.memoryBytes)}, driver ${gpu.driver}`)
@@ -128,6 +156,9 @@ async function examine(context: RunContext, isMeasuring: boolean): Promise<Findi
     const section = name === 'mpi' ? 'Cluster' : 'GPU'
     if (found !== undefined) add(section, stem, 'ok', `${found.path} (${what}; from ${ORIGIN[found.origin]})`)
     else add(section, stem, 'missing', ENABLES[name])
+  }
+  if (gpus.length > 0) {
+    for (const { name, state, text } of await examineCard(context, isMeasuring)) add('GPU', name, state, text)
   }
   if (launcher !== undefined) add('Cluster', 'launcher', 'ok', `${launcher.command}: ${launcher.version}`)
   else add('Cluster', 'launcher', 'missing', 'starting ranks on several machines: install mpirun or srun')

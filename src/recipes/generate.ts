@@ -5,7 +5,7 @@ import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
 import { DecodingSession, generate } from '../infer/generate.ts'
 import { loadModel, promptIds } from '../infer/load.ts'
-import { openDevice } from '../open.ts'
+import { deviceFields, openChosenDevice } from './device-fields.ts'
 import { samplingFields, samplingOf } from './sampling-fields.ts'
 
 export default defineRecipe({
@@ -26,10 +26,11 @@ export default defineRecipe({
     ignoreEos: field(z.boolean().default(false), { describe: 'go on after the end-of-text token' }),
     json: field(z.boolean().default(false), { describe: 'print a JSON object a sample' }),
     ...samplingFields,
+    ...deviceFields,
   }),
   positional: ['model'],
   async run(options, context) {
-    const device = await openDevice('cpu', options.threads === undefined ? {} : { threads: options.threads })
+    const device = await openChosenDevice(options, context.env)
     const { model, tokenizer, warnings } = await loadModel(resolve(context.cwd, options.model), device)
     for (const warning of warnings) context.warn(warning)
     const prompt = promptIds(tokenizer, options.prompt)

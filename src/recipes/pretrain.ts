@@ -11,8 +11,7 @@ import { defineRecipe } from '../config/recipe.ts'
 import { ConfigError } from '../core/errors.ts'
 import { TokenDataset } from '../data/dataset.ts'
 import { formatBytes } from '../display/format.ts'
-import { openDevice } from '../open.ts'
-import { MeasuredPeak } from '../train/measured-peak.ts'
+import type { LossScaling } from '../optim/optimizer.ts'
 import { memorySentence } from '../train/memory.ts'
 import { describePlan } from '../train/plan-report.ts'
 import { Pretraining } from '../train/pretrain.ts'
@@ -20,6 +19,7 @@ import { RunDir } from '../train/run-dir.ts'
 import { runSession, speedSentence } from '../train/session.ts'
 import { type ModelSettings, modelConfig, modelFromDepth, type RunSettings } from '../train/settings.ts'
 import { describeLastStep } from '../train/spike.ts'
+import { deviceFields, measuredPeakOf, numericsOf, openChosenDevice } from './device-fields.ts'
 
 const whole = z.number().int().min(1)
 /** As in checkpoints: objects are made for every layer before the run is planned. */
@@ -121,8 +121,16 @@ const config = z.object({
     unit: 'steps',
   }),
   seed: field(z.number().int().min(0).default(42), { describe: 'of initialisation, dropout and data order' }),
-  threads: field(whole.optional(), { describe: 'CPU threads; default all', example: 2 }),
-  matmulPrecision: field(z.enum(['f32', 'bf16']).default('f32'), { describe: 'products in matmul; sums are f32' }),
+  ...deviceFields,
+  lossScaling: field(z.enum(['auto', 'none', 'static', 'dynamic']).default('auto'), {
+    describe: 'gradients made larger for small floats; auto: dynamic for f16, else none',
+  }),
+  initialLossScale: field(z.number().positive().default(65536), { describe: 'static: the factor; dynamic: its start' }),
+  lossScaleInterval: field(whole.default(1000), {
+    describe: 'dynamic: doubled after this many steps without an overflow',
+    unit: 'steps',
+  }),
+  lossScaleHysteresis: field(whole.default(1), { describe: 'dynamic: halved at this many overflows' }),
 })
 
 type Config = z.output<typeof config>
@@ -187,10 +195,7 @@ export default defineRecipe({
         `pretrain: the data was made with a tokenizer of ${tokenizer.vocabSize} tokens, the model of --init-from has ${hfConfig.vocabSize}: prepare the data with that model's tokenizer`,
       )
     }
-    const device = await openDevice('cpu', {
-      matmulPrecision: options.matmulPrecision,
-      ...(options.threads !== undefined && { threads: options.threads }),
-    })
+    const device = await openChosenDevice(options, context.env)
     const settings = resolveSettings(options, model, stepsOf(options, dataset, hfConfig))
     await isWriterReady
     const training = await Pretraining.open({
@@ -199,12 +204,7 @@ export default defineRecipe({
       config: hfConfig,
       dataset,
       tokenizerFiles: tokenizerFilesOf(data),
-      numerics: {
-        device: device.name,
-        isa: device.isa,
-        matmulPrecision: device.matmulPrecision,
-        threads: device.threads,
-      },
+      numerics: numericsOf(device),
       initFrom: source,
       asyncSave,
     })
@@ -219,7 +219,7 @@ export default defineRecipe({
       for (const note of await training.resume(run)) context.warn(note)
       context.log(`going on from step ${training.stepsDone}`)
     }
-    const peak = new MeasuredPeak(device)
+    const peak = measuredPeakOf(device)
     const plan = describePlan(training, settings.schedule.maxSteps, peak.flops)
     for (const line of plan.lines) context.log(line)
     await run.writePlan(plan.json)
@@ -258,7 +258,7 @@ export default defineRecipe({
     }
     if (result.seconds > 0) {
       context.log(speedSentence(result))
-      context.log(memorySentence(training.memory, result.peakAnonymousBytes))
+      context.log(memorySentence(training.memory, result.peakAnonymousBytes, result.peakOwnBytes))
     }
     context.log(`the model is in ${options.out}; talk to it with: trainyard generate ${options.out} --prompt "..."`)
   },
@@ -299,7 +299,9 @@ function stepsOf(options: Config, dataset: TokenDataset, config: HfConfig): numb
 
 function resolveSettings(options: Config, model: ModelSettings, maxSteps: number): RunSettings {
   const { seqLen, batchTokens, microBatchSize, packing, seed, dropout, recompute, gradClip, lr } = options
+  const lossScaling = lossScalingOf(options)
   return {
+    ...(lossScaling && { lossScaling }),
     model,
     seqLen,
     batchTokens,
@@ -326,6 +328,17 @@ function resolveSettings(options: Config, model: ModelSettings, maxSteps: number
       decayFraction: options.decayFraction,
     },
   }
+}
+
+/** f16 ends at 6e-8, where many gradients begin; other types need no scaling. */
+function lossScalingOf(options: Config): LossScaling | undefined {
+  const isHalf = options.device !== 'cpu' && options.precision === 'f16'
+  const kind = options.lossScaling === 'auto' ? (isHalf ? 'dynamic' : 'none') : options.lossScaling
+  if (kind === 'none') return undefined
+  const { initialLossScale: initialScale, lossScaleInterval, lossScaleHysteresis: hysteresis } = options
+  if (kind === 'static') return { initialScale }
+  const dynamic = { growthFactor: 2, growthInterval: lossScaleInterval, backoffFactor: 0.5, hysteresis, minScale: 1 }
+  return { initialScale, dynamic }
 }
 
 /** Matrices of the layers and the embedding: what the horizon is a multiple of. */

@@ -14,7 +14,6 @@ export const samplingFields = {
   repetitionPenalty: field(z.number().positive().default(1), { describe: 'above 1: seen tokens become less likely' }),
   seed: field(z.number().int().min(0).default(0), { describe: 'the same seed gives the same text' }),
   stop: field(z.array(z.string().min(1)).default([]), { describe: 'texts that end the continuation', example: '###' }),
-  threads: field(z.number().int().min(1).optional(), { describe: 'CPU threads; default all', example: 2 }),
 }
 
 /** The sampler's part of a recipe's options. */

@@ -14,6 +14,16 @@ export interface FitShape {
   readonly asyncSave: boolean
 }
 
+/** What a run needs of a memory, and who has how much. */
+export interface Need {
+  /** `memory`, `memory of the card`. */
+  readonly what: string
+  readonly whose: string
+  readonly neededBytes: number
+  readonly parts: string
+  readonly limitBytes: number
+}
+
 /** Shorter sequences than this are no advice. */
 const LEAST_SEQ_LEN = 32
 const RECOMPUTE: readonly Recompute[] = ['none', 'selective', 'full']
@@ -57,17 +67,17 @@ function divisors(count: number): number[] {
 export function refuse(
   shape: FitShape,
   batchTokens: number,
-  memory: { readonly neededBytes: number; readonly parts: string; readonly limitBytes: number },
+  memory: Need,
   bytesOf: (candidate: FitShape) => number,
 ): never {
-  const { neededBytes, parts, limitBytes } = memory
+  const { what, whose, neededBytes, parts, limitBytes } = memory
   const fit = cheapestFit(shape, batchTokens, limitBytes, bytesOf)
   const advice =
     fit === undefined
       ? 'no micro-batch, recomputation or sequence length makes it fit: take a smaller model, as with a lower --depth'
       : `the cheapest change that fits is ${flags(shape, fit.shape)} (${formatBytes(fit.bytes)})`
   throw new ConfigError(
-    `pretrain: the run needs ${formatBytes(neededBytes)} of memory (${parts}), this process can have ${formatBytes(limitBytes)}; ${advice}`,
+    `pretrain: the run needs ${formatBytes(neededBytes)} of ${what} (${parts}), ${whose} can have ${formatBytes(limitBytes)}; ${advice}`,
   )
 }
 

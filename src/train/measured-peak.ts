@@ -1,19 +1,25 @@
-// The speed that percentages of peak refer to: f32 multiply-adds of all threads, measured here and now.
-interface MeasurableDevice {
-  readonly matmulPrecision: 'f32' | 'bf16'
-  measurePeakFlops(): { f32: number }
+// The speed that percentages of peak refer to, measured here and now: multiply-adds of a processor's threads, or large
+// matrix products of a card.
+export interface PeakSource {
+  /** `f32 peak`: follows "the measured". */
+  readonly what: string
+  /** Nothing on this device is faster. */
+  readonly isRoof: boolean
+  /** FLOP/s. */
+  measure(): number
 }
 
 /** The best of all measurements so far: where a machine is shared, a measurement is disturbed, and only downwards. */
 export class MeasuredPeak {
-  /** Nothing on this device is faster. False where products are narrower than the peak's f32. */
+  readonly what: string
   readonly isRoof: boolean
-  readonly #device: MeasurableDevice
+  readonly #measure: () => number
   #flops = 0
 
-  constructor(device: MeasurableDevice) {
-    this.#device = device
-    this.isRoof = device.matmulPrecision === 'f32'
+  constructor({ what, isRoof, measure }: PeakSource) {
+    this.what = what
+    this.isRoof = isRoof
+    this.#measure = measure
     this.measureAgain()
   }
 
@@ -24,6 +30,6 @@ export class MeasuredPeak {
 
   /** Takes some 50 milliseconds. */
   measureAgain(): void {
-    this.#flops = Math.max(this.#flops, this.#device.measurePeakFlops().f32)
+    this.#flops = Math.max(this.#flops, this.#measure())
   }
 }

@@ -18,11 +18,13 @@ export function describePlan(
   const seconds = (flopsPerStep * (maxSteps - training.stepsDone)) / (EXPECTED_SHARE * peakFlops)
   const epochs = (maxSteps / loader.stepsPerEpoch).toFixed(2)
   const staging = memory.stagingBytes === 0 ? '' : `copy for checkpoints ${formatBytes(memory.stagingBytes)}, `
+  const isOnCard = memory.ownTotalBytes !== undefined
+  const card = isOnCard ? `, of the card ${formatBytes(memory.ownTotalBytes!)}` : ''
   const rest = memory.baseBytes + memory.scratchBytes + plan.otherBytes
   const lines = [
     `plan: ${formatCount(plan.parameterCount)} parameters; ${formatCount(maxSteps)} steps of ${formatCount(batchTokens)} tokens = ${formatCount(tokens)} tokens (${epochs} epochs)`,
-    `      ${(flopsPerStep * maxSteps).toExponential(2)} FLOPs counted op by op (6 N D: ${(6 * plan.parameterCount * tokens).toExponential(2)}); about ${formatDuration(seconds)} at ${100 * EXPECTED_SHARE}% of this machine's ${formatCount(peakFlops)} FLOP/s`,
-    `      memory ${formatBytes(memory.totalBytes)} at most: parameters ${formatBytes(plan.parameterBytes)}, gradients ${formatBytes(plan.gradientBytes)}, optimizer ${formatBytes(plan.optimizerBytes)}, activations ${formatBytes(arenaBytes(plan))}, ${staging}everything else ${formatBytes(rest)}`,
+    `      ${(flopsPerStep * maxSteps).toExponential(2)} FLOPs counted op by op (6 N D: ${(6 * plan.parameterCount * tokens).toExponential(2)}); about ${formatDuration(seconds)} at ${100 * EXPECTED_SHARE}% of ${isOnCard ? "this card's" : "this machine's"} ${formatCount(peakFlops)} FLOP/s`,
+    `      memory ${formatBytes(memory.totalBytes)}${card} at most: parameters ${formatBytes(plan.parameterBytes)}, gradients ${formatBytes(plan.gradientBytes)}, optimizer ${formatBytes(plan.optimizerBytes)}, activations ${formatBytes(arenaBytes(plan))}, ${staging}everything else ${formatBytes(rest)}`,
   ]
   const json = {
     parameterCount: plan.parameterCount,
@@ -39,6 +41,7 @@ export function describePlan(
       kernelScratch: memory.scratchBytes,
       checkpointCopy: memory.stagingBytes,
     },
+    ...(isOnCard && { peakDeviceBytes: memory.ownTotalBytes }),
     flopsPerStep,
     maxSteps,
     tokens,

@@ -22,7 +22,10 @@ export interface StepPlan {
   /** The forward alone, for evaluation. */
   readonly evaluate: ProgramPlan
   readonly parameterCount: number
+  /** Masters, and the copies that ops read where these are narrower. */
   readonly parameterBytes: number
+  /** The masters alone. */
+  readonly masterBytes: number
   readonly gradientBytes: number
   readonly optimizerBytes: number
   /** Inputs, tables such as RoPE's, and what an update needs for a while. */
@@ -75,7 +78,8 @@ export function planStep(
   const { scalars } = optimizer
   // For the memory that it asks for outside the arena; the numbers mean nothing here.
   optimizer.step({ lr: 0, step: 1, gradClip: 1 })
-  const parameterBytes = arenas.reduce((sum, arena) => sum + arena.weights.storage.bytes, 0)
+  const masterBytes = arenas.reduce((sum, arena) => sum + arena.weights.storage.bytes, 0)
+  const parameterBytes = arenas.reduce((sum, arena) => sum + (arena.working?.storage.bytes ?? 0), masterBytes)
   const gradientBytes = arenas.reduce((sum, arena) => sum + (arena.gradients?.storage.bytes ?? 0), 0)
   const optimizerBytes = optimizer.stateBytes
   return {
@@ -85,6 +89,7 @@ export function planStep(
     evaluate: planProgram(meta, { record: false }, () => evalStep(model, batch, scalars, true)),
     parameterCount: parameterCount(model),
     parameterBytes,
+    masterBytes,
     gradientBytes,
     optimizerBytes,
     otherBytes: meta.allocatedBytes - before - parameterBytes - gradientBytes - optimizerBytes,

@@ -10,6 +10,7 @@ import type { Device } from '../core/device.ts'
 import { ConfigError } from '../core/errors.ts'
 import type { TokenDataset } from '../data/dataset.ts'
 import { EvalLoader } from '../data/eval-loader.ts'
+import type { HostBatch } from '../data/host-batch.ts'
 import { DataLoader, type LoaderState } from '../data/loader.ts'
 import { formatBytes } from '../display/format.ts'
 import { anonymousBytes, describeMemory, untouchedHeapBytes } from '../machine/memory.ts'
@@ -36,6 +37,9 @@ export interface StepReport {
   readonly lr: number
   readonly gradNorm: number
   readonly isFinite: boolean
+  /** Loss scaling for the next step, and steps that it has skipped so far. */
+  readonly gradScale: number
+  readonly skippedSteps: number
   readonly trainedTokens: number
   readonly epoch: number
   readonly seconds: number
@@ -63,6 +67,7 @@ export class Pretraining {
   readonly #tokenizerFiles: TokenizerFiles
   readonly #numerics: Numerics
   #stepsDone = 0
+  #prepared: { step: number; batches: HostBatch[] } | undefined
 
   private constructor(
     fields: Pick<Pretraining, 'device' | 'settings' | 'config' | 'plan' | 'memory' | 'loader' | 'optimizer' | 'step'>,
@@ -107,7 +112,8 @@ export class Pretraining {
     const loader = new DataLoader(dataset, { mode: packing, seqLen, rowsPerStep, seed })
     loader.step(0).microBatchCount(microBatchSize)
     const rule = updateRule(settings.optimizer)
-    const stepOptions = { recompute, dropout, streams: new DropoutStreams(seed) }
+    const hasDocuments = packing === 'packed'
+    const stepOptions = { recompute, dropout, streams: new DropoutStreams(seed), hasDocuments }
     const shape = { microBatchSize, seqLen }
     const meta = await openMeta(device)
     const planFor = (change: FitShape): StepPlan =>
@@ -121,19 +127,28 @@ export class Pretraining {
       forecastMemory(changed, device, { ...createModel(config).shape, ...change }, baseBytes)
     const memory = forecast(wanted, plan)
     const limitBytes = takenBytes + (options.availableBytes ?? describeMemory().availableBytes)
+    const activations = `activations ${formatBytes(arenaBytes(plan))}`
     if (memory.totalBytes > limitBytes) {
-      const parts = `activations ${formatBytes(arenaBytes(plan))}, copy for checkpoints ${formatBytes(memory.stagingBytes)}`
-      refuse(
-        wanted,
-        batchTokens,
-        { neededBytes: memory.totalBytes, parts, limitBytes },
-        (change) => forecast(change, planFor(change)).totalBytes,
-      )
+      const parts = `${activations}, copy for checkpoints ${formatBytes(memory.stagingBytes)}`
+      const need = { what: 'memory', whose: 'this process', neededBytes: memory.totalBytes, parts, limitBytes }
+      refuse(wanted, batchTokens, need, (change) => forecast(change, planFor(change)).totalBytes)
+    }
+    const own = device.ownMemory?.()
+    if (own !== undefined && memory.ownTotalBytes! > own.totalBytes) {
+      const states = `parameters, gradients and optimizer ${formatBytes(plan.parameterBytes + plan.gradientBytes + plan.optimizerBytes)}`
+      const need = {
+        what: 'memory of the card',
+        whose: device.name,
+        neededBytes: memory.ownTotalBytes!,
+        parts: `${activations}, ${states}`,
+        limitBytes: own.totalBytes,
+      }
+      refuse(wanted, batchTokens, need, (change) => forecast(change, planFor(change)).ownTotalBytes!)
     }
     const model = createModel(config)
     const arenas = materialize(model, device, options.initFrom === undefined ? { seed } : {})
     if (options.initFrom !== undefined) loadHfWeights(model, options.initFrom)
-    const optimizer = new Optimizer(arenas, rule)
+    const optimizer = new Optimizer(arenas, rule, settings.lossScaling)
     const step = new TrainStep(model, optimizer, shape, plan, stepOptions)
     const fields = { device, settings, config, plan, memory, loader, optimizer, step }
     return new Pretraining(fields, options.tokenizerFiles, options.numerics)
@@ -159,16 +174,26 @@ export class Pretraining {
     const { schedule, gradClip } = this.settings
     const step = this.#stepsDone + 1
     const lr = learningRate(schedule, step)
-    const loss = await this.step.run(this.#microBatches(), batch.trainedTokens, { lr, step, gradClip }, turn)
-    const norm = await this.optimizer.lastNorm()
+    const batches = this.#takeBatches(this.#stepsDone)
+    await this.step.launch(batches, batch.trainedTokens, { lr, step, gradClip }, turn)
+    // While a device of its own is at work, the host has time for the next batch.
+    if (this.device.record !== undefined) this.#prepared = { step, batches: this.#microBatches(step) }
+    const [loss, norm] = await Promise.all([this.step.lastLoss(), this.optimizer.lastNorm()])
     this.#stepsDone = step
     const seconds = (performance.now() - start) / 1000
     return { step, loss, lr, ...norm, trainedTokens: batch.trainedTokens, epoch: batch.epoch, seconds }
   }
 
-  *#microBatches() {
-    const batch = this.loader.step(this.#stepsDone)
-    for (let i = 0; i < this.microBatchesPerStep; i++) yield batch.microBatch(i, this.settings.microBatchSize)
+  #microBatches(step: number): HostBatch[] {
+    const batch = this.loader.step(step)
+    return Array.from({ length: this.microBatchesPerStep }, (_, i) => batch.microBatch(i, this.settings.microBatchSize))
+  }
+
+  /** Of the step after so many, made before or now. */
+  #takeBatches(step: number): HostBatch[] {
+    const prepared = this.#prepared
+    this.#prepared = undefined
+    return prepared?.step === step ? prepared.batches : this.#microBatches(step)
   }
 
   /**

@@ -54,6 +54,10 @@ export interface SessionResult {
   peakShare: number | undefined
   /** Highest anonymous memory of the process. */
   peakAnonymousBytes: number
+  /** Of the device's own memory; 0 where it has none. */
+  peakOwnBytes: number
+  /** What peakShare is a part of: `f32 peak`. */
+  peakName: string | undefined
 }
 
 /** Speed is averaged over this many of the last steps. */
@@ -86,6 +90,8 @@ export async function runSession(
     tokens: 0,
     peakShare: undefined,
     peakAnonymousBytes: 0,
+    peakOwnBytes: 0,
+    peakName: undefined,
   }
   const memoryTotalBytes = describeMemory().totalBytes
   const started = performance.now()
@@ -139,7 +145,7 @@ export async function runSession(
   }
 
   const detector = new SpikeDetector(options.spikeSigmas)
-  const memory = new PeakMemory()
+  const memory = new PeakMemory(training.device)
   const checkpoints = new Checkpoints(training, run, {
     keep: { keepLast: options.keepLast, keepBest: options.keepBest },
     writer: options.writer,
@@ -175,13 +181,19 @@ export async function runSession(
         'optim/lr': report.lr,
         'optim/gradNorm': report.gradNorm,
         'optim/isFinite': report.isFinite ? 1 : 0,
+        ...(training.settings.lossScaling && {
+          'optim/gradScale': report.gradScale,
+          'optim/skippedSteps': report.skippedSteps,
+        }),
         'data/trainedTokens': report.trainedTokens,
         'data/epoch': report.epoch,
         'perf/tokensPerSecond': batchTokens / report.seconds,
       })
       live.update()
       await context.turn()
-      const problem = detector.check(report)
+      const isScaleSearch = training.settings.lossScaling?.dynamic !== undefined && Number.isFinite(report.loss)
+      // A gradient too large for its floats only means that the next scale is smaller.
+      const problem = report.isFinite || !isScaleSearch ? detector.check(report) : undefined
       if (problem !== undefined) {
         await checkpoints.finish()
         throw await spikeError(problem, report)
@@ -209,6 +221,8 @@ export async function runSession(
     result.peakShare = ((result.tokens / batchTokens) * training.flopsPerStep) / result.seconds / peak.flops
   }
   result.peakAnonymousBytes = memory.bytes
+  result.peakOwnBytes = memory.ownBytes
+  result.peakName = peak?.what
   await run.writeActual({
     steps: training.stepsDone,
     tokens: training.stepsDone * batchTokens,
@@ -219,13 +233,17 @@ export async function runSession(
     peakRssBytes: process.resourceUsage().maxRSS * 1024,
     peakAnonymousBytes: memory.bytes,
     predictedAnonymousBytes: training.memory.totalBytes,
+    ...(training.memory.ownTotalBytes !== undefined && {
+      peakDeviceBytes: memory.ownBytes,
+      predictedDeviceBytes: training.memory.ownTotalBytes,
+    }),
     ...(result.evaluation && { evaluation: { ...result.evaluation } }),
   })
   return result
 }
 
 /** What the session trained and how fast, in one line. */
-export function speedSentence({ tokens, seconds, peakShare }: SessionResult): string {
-  const share = peakShare === undefined ? '' : `, ${formatPercent(peakShare)} of the measured f32 peak`
+export function speedSentence({ tokens, seconds, peakShare, peakName }: SessionResult): string {
+  const share = peakShare === undefined ? '' : `, ${formatPercent(peakShare)} of the measured ${peakName}`
   return `trained ${formatCount(tokens)} tokens in ${formatDuration(seconds)}: ${formatCount(tokens / seconds)} tok/s${share}`
 }

@@ -7,7 +7,7 @@ import type { Gpt2Config } from '../models/gpt2.ts'
 import type { LlamaConfig } from '../models/llama.ts'
 import { adam, adamw } from '../optim/adam.ts'
 import { muon } from '../optim/muon.ts'
-import type { UpdateRule } from '../optim/optimizer.ts'
+import type { LossScaling, UpdateRule } from '../optim/optimizer.ts'
 import type { ScheduleConfig } from '../optim/schedule.ts'
 import { lion, sgd } from '../optim/simple.ts'
 
@@ -49,6 +49,8 @@ export interface RunSettings {
   schedule: ScheduleConfig
   /** Largest gradient norm, 0 for no clipping. */
   gradClip: number
+  /** For 16-bit floats of small range (f16). */
+  lossScaling?: LossScaling
 }
 
 /** Width of a head, for models made by depth. */

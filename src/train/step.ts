@@ -9,6 +9,7 @@ import type { HostBatch } from '../data/host-batch.ts'
 import { type DecoderInputs, type DecoderModel, Dropout, type DropoutStreams } from '../models/decoder.ts'
 import { crossEntropy } from '../ops/cross-entropy.ts'
 import type { Optimizer, StepSettings } from '../optim/optimizer.ts'
+import { RecordedParts } from './recorded-parts.ts'
 
 /** Tensors of one micro-batch shape that live outside the arena: inputs, written again each time, and the loss. */
 export class BatchTensors {
@@ -46,6 +47,8 @@ export interface MicroStepOptions {
   /** Probability of dropout on embeddings and branches; 0 for none. */
   dropout: number
   streams: DropoutStreams
+  /** False promises that every row is one document, which spares the masks between them; default true. */
+  hasDocuments?: boolean
 }
 
 /**
@@ -57,10 +60,11 @@ export function microStep(
   batch: BatchTensors,
   scalars: Tensor,
   tape: Tape,
-  { dropout, streams }: Pick<MicroStepOptions, 'dropout' | 'streams'>,
+  { dropout, streams, hasDocuments = true }: Omit<MicroStepOptions, 'recompute'>,
   isFirst: boolean,
 ): void {
   const { inputs } = batch
+  if (!hasDocuments) delete inputs.docStart
   if (dropout > 0) inputs.dropout = new Dropout(dropout, batch.sampleIndex, streams)
   const { loss, tokenLosses } = crossEntropy(model.forward(inputs), model.headWeight, batch.targets, scalars)
   scalars.device.kernels.scaledSum(batch.totalLoss, tokenLosses, scalars, !isFirst)
@@ -73,7 +77,10 @@ export function evalStep(model: DecoderModel, batch: BatchTensors, scalars: Tens
   scalars.device.kernels.scaledSum(batch.totalLoss, tokenLosses, scalars, !isFirst)
 }
 
-/** Runs optimizer steps and evaluations of one micro-batch shape, both in one block of planned memory. */
+/**
+ * Runs optimizer steps and evaluations of one micro-batch shape, both in one block of planned memory. On a device that
+ * records, each part of a step runs call by call the first time and as a recording from then on.
+ */
 export class TrainStep {
   readonly model: DecoderModel
   readonly optimizer: Optimizer
@@ -82,6 +89,7 @@ export class TrainStep {
   readonly #batch: BatchTensors
   readonly #train: PlannedArena
   readonly #evaluate: PlannedArena
+  readonly #parts: RecordedParts
 
   constructor(
     model: DecoderModel,
@@ -95,6 +103,7 @@ export class TrainStep {
     this.#options = options
     this.#device = optimizer.scalars.device
     this.#batch = new BatchTensors(this.#device, shape.microBatchSize, shape.seqLen)
+    this.#parts = new RecordedParts(optimizer)
     const bytes = Math.max(plans.train.memory.totalBytes, plans.evaluate.memory.totalBytes)
     const memory = this.#device.allocate(bytes)
     this.#train = new PlannedArena(plans.train.memory, memory)
@@ -113,10 +122,21 @@ export class TrainStep {
     settings: StepSettings,
     turn?: () => Promise<void>,
   ): Promise<number> {
+    await this.launch(batches, trainedTokens, settings, turn)
+    return await this.lastLoss()
+  }
+
+  /** As `run`, without waiting for the loss (`lastLoss`): a device of its own works on while the host goes ahead. */
+  async launch(
+    batches: Iterable<HostBatch>,
+    trainedTokens: number,
+    settings: StepSettings,
+    turn?: () => Promise<void>,
+  ): Promise<void> {
     this.optimizer.begin(trainedTokens)
     await this.accumulate(batches, turn)
-    this.optimizer.step(settings)
-    return (await this.#device.read(this.#batch.totalLoss))[0]!
+    this.optimizer.prepare(settings)
+    this.#parts.run(`update ${settings.gradClip}`, () => this.optimizer.update(settings.gradClip))
   }
 
   /** Forward and backward of all micro-batches into the gradients, without an update (`optimizer.begin` comes first). */
@@ -124,7 +144,7 @@ export class TrainStep {
     let isFirst = true
     for (const batch of batches) {
       this.#batch.fill(batch)
-      this.#inArena(this.#train, (tape) =>
+      this.#inArena(this.#train, `train ${isFirst}`, (tape) =>
         microStep(this.model, this.#batch, this.optimizer.scalars, tape, this.#options, isFirst),
       )
       isFirst = false
@@ -143,17 +163,25 @@ export class TrainStep {
     let isFirst = true
     for (const batch of batches) {
       this.#batch.fill(batch)
-      this.#inArena(this.#evaluate, () => evalStep(this.model, this.#batch, this.optimizer.scalars, isFirst), false)
+      const program = (): void => evalStep(this.model, this.#batch, this.optimizer.scalars, isFirst)
+      this.#inArena(this.#evaluate, `evaluate ${isFirst}`, program, false)
       isFirst = false
       await turn?.()
     }
     return isFirst ? 0 : await this.lastLoss()
   }
 
-  #inArena(arena: PlannedArena, program: (tape: Tape) => void, record = true): void {
-    arena.reset()
-    using tape = new Tape(this.#device, { allocator: arena, recompute: this.#options.recompute, record })
-    program(tape)
-    invariant(arena.isComplete, 'a micro-batch did not follow its memory plan')
+  #inArena(arena: PlannedArena, part: string, program: (tape: Tape) => void, record = true): void {
+    this.#parts.run(part, () => {
+      arena.reset()
+      using tape = new Tape(this.#device, { allocator: arena, recompute: this.#options.recompute, record })
+      program(tape)
+      invariant(arena.isComplete, 'a micro-batch did not follow its memory plan')
+    })
+  }
+
+  /** Forgets the recordings, whose memory the device may then use otherwise. */
+  close(): void {
+    this.#parts.release()
   }
 }

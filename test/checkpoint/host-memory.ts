@@ -12,10 +12,13 @@ interface HostBuffer extends DeviceBuffer {
 export class HostMemory implements Device {
   readonly name = 'host'
   readonly floatDtype: Dtype
+  readonly masterDtype: 'f32' | 'f64'
+  readonly logitsChunkElements = 1 << 22
   readonly kernels: Kernels
 
   constructor(floatDtype: 'f32' | 'f64' = 'f32') {
     this.floatDtype = floatDtype
+    this.masterDtype = floatDtype
     const fill: Kernels['fill'] = (out, value) => void this.view(out).fill(value)
     this.kernels = new Proxy({ fill } as Kernels, {
       get(kernels, name) {

@@ -113,7 +113,12 @@ const traces = fc.array(
 test('a plan keeps apart what is alive together', () => {
   fc.assert(
     fc.property(traces, (steps) => {
-      const meta = new MetaDevice({ floatDtype: 'f32', itemBytes: () => 4 })
+      const meta = new MetaDevice({
+        floatDtype: 'f32',
+        masterDtype: 'f32',
+        logitsChunkElements: 1 << 22,
+        itemBytes: () => 4,
+      })
       const trace = new MemoryTrace()
       const tensors: Tensor[] = []
       const lives: { first: number; last: number }[] = []

@@ -6,7 +6,7 @@ import { ReferenceDevice } from '../../src/backends/reference/device.ts'
 import { openReferenceDevice } from '../../src/backends/reference/open-reference.ts'
 import { standaloneTensor, tensorFrom } from '../../src/core/allocator.ts'
 import { ShapeError } from '../../src/core/errors.ts'
-import { SCALAR } from '../../src/core/kernels.ts'
+import { type Kernels, SCALAR } from '../../src/core/kernels.ts'
 import type { TapeEntry } from '../../src/core/op.ts'
 import type { Parameter } from '../../src/core/parameter.ts'
 import { randomKey } from '../../src/core/random.ts'
@@ -346,6 +346,44 @@ test('a parameter that goes in as an activation gets its gradient', async () => 
     const column = [0, 1, 2, 3].reduce((sum, row) => sum + w[row * 3 + (i % 3)]!, 0)
     assert.ok(Math.abs(gradient[i]! - column) < 1e-6)
   }
+})
+
+test('an op that can do both halves of its backward at once does so only if both are wanted', async () => {
+  const device = openReferenceDevice()
+  const called: string[] = []
+  const kernels = new Proxy(device.kernels, {
+    get(target, name: string) {
+      called.push(name)
+      return target[name as keyof Kernels]
+    },
+  })
+  Object.defineProperty(device, 'kernels', { value: kernels })
+  const { weight } = parametersOn(device, { weight: [5] }) as { weight: Parameter }
+  const x = inputOn(device, 'x', [3, 5])
+  const run = async (isWatched: boolean, isTrained: boolean): Promise<Float64Array[]> => {
+    weight.requiresGrad = isTrained
+    weight.hasGradient = false
+    const phases: string[] = []
+    using tape = new Tape(device, { onOp: (_, phase) => phases.push(phase) })
+    if (isWatched) tape.watch(x)
+    const out = rmsnorm(x, weight)
+    called.length = 0
+    const gradients = tape.backward(out, inputOn(device, 'dOut', [3, 5]))
+    assert.deepEqual(phases, [
+      'forward',
+      ...(isTrained ? ['backwardWeight'] : []),
+      ...(isWatched ? ['backwardInput'] : []),
+    ])
+    const wanted = [...(isWatched ? [gradients.of(x)] : []), ...(isTrained ? [weight.gradient!] : [])]
+    return Promise.all(wanted.map(valuesOf))
+  }
+  const both = await run(true, true)
+  assert.deepEqual(called, ['rmsnormBackward'])
+  const input = await run(true, false)
+  assert.deepEqual(called, ['rmsnormBackwardInput'])
+  const trained = await run(false, true)
+  assert.deepEqual(called, ['rmsnormBackwardWeight'])
+  assert.deepEqual(both, [...input, ...trained])
 })
 
 test('layernorm trains its weight and its bias together or one by one, with equal gradients', async () => {

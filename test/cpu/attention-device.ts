@@ -12,6 +12,8 @@ import type { Tensor } from '../../src/core/tensor.ts'
 export class AttentionDevice implements Device {
   readonly name = 'cpu attention'
   readonly floatDtype = 'f32'
+  readonly masterDtype = 'f32'
+  readonly logitsChunkElements = 1 << 22
   readonly kernels: Kernels
   readonly isa: Isa
   readonly #allocate: (bytes: number) => number

@@ -1,5 +1,6 @@
 // Trainyard against PyTorch and transformers (tools/make-golden.py): logits, every parameter's gradient, and the losses
-// and gradient norms of ten AdamW steps of tiny models, on every instruction set of the CPU and on the reference.
+// and gradient norms of ten AdamW steps of tiny models, on every instruction set of the CPU, on a GPU in each of its
+// precisions, and on the reference.
 import assert from 'node:assert/strict'
 import { after, describe, type TestContext, test } from 'node:test'
 import { openReferenceDevice } from '../../src/backends/reference/open-reference.ts'
@@ -10,14 +11,38 @@ import { inScope, Tape } from '../../src/core/tape.ts'
 import type { Tensor } from '../../src/core/tensor.ts'
 import { type DecoderInputs, type DecoderModel, DropoutStreams } from '../../src/models/decoder.ts'
 import { type AdamConfig, adamw } from '../../src/optim/adam.ts'
-import { Optimizer } from '../../src/optim/optimizer.ts'
+import { type LossScaling, Optimizer } from '../../src/optim/optimizer.ts'
 import { BatchTensors, microStep } from '../../src/train/step.ts'
-import { type DeviceUnderTest, devicesUnderTest } from '../devices.ts'
+import { type DeviceUnderTest, devicesUnderTest, GPU_PRECISIONS } from '../devices.ts'
 import { valuesOf } from '../ops/harness.ts'
+import type { Precision } from '../tolerances.ts'
 import { decode, GOLDEN_MODELS, type GoldenModel, gradientViews, loadGoldenModel, readGolden } from './fixture.ts'
 
-/** PyTorch ran in float32, so these hold on the float64 reference too. */
-const ALLOWED = { logits: 1e-5, gradients: 2e-5, losses: 1e-5, gradNorms: 1e-4 }
+interface Allowed {
+  readonly logits: number
+  /** The largest error of a logit over the largest logit. */
+  readonly logit: number
+  readonly gradients: number
+  readonly losses: number
+  readonly gradNorms: number
+}
+
+/** PyTorch ran in float32, so what holds for f32 holds on the float64 reference too. */
+const F32: Allowed = { logits: 1e-5, logit: 1e-5, gradients: 2e-5, losses: 1e-5, gradNorms: 1e-4 }
+
+/**
+ * With 16 bits, weights and every activation are rounded (bf16 to 2^-9 of a value, f16 to 2^-12), layer after layer. That
+ * the errors measured in bf16 are 8 to 10 times those in f16 says that they are rounding and nothing else.
+ */
+const ALLOWED: Readonly<Record<Precision, Allowed>> = {
+  f64: F32,
+  f32: F32,
+  bf16: { logits: 2.5e-2, logit: 7e-2, gradients: 8e-2, losses: 5e-3, gradNorms: 2e-2 },
+  f16: { logits: 3e-3, logit: 8e-3, gradients: 1e-2, losses: 6e-4, gradNorms: 2.5e-3 },
+}
+
+/** Gradients of f16 would end at 6e-8. */
+const LOSS_SCALING: Readonly<Partial<Record<Precision, LossScaling>>> = { f16: { initialScale: 1024 } }
 
 const streams = new DropoutStreams(0)
 
@@ -85,11 +110,12 @@ async function train(
   device: Device,
   name: GoldenModel,
   options: AdamConfig = {},
+  lossScaling?: LossScaling,
 ): Promise<{ losses: number[]; gradNorms: number[] }> {
   const golden = readGolden(name)
   const { lr, gradClip, ...settings } = golden.adamw
   const { model, arenas } = await loadGoldenModel(device, name, golden)
-  const optimizer = new Optimizer(arenas, adamw({ ...settings, ...options }))
+  const optimizer = new Optimizer(arenas, adamw({ ...settings, ...options }), lossScaling)
   const batch = new BatchTensors(device, ...golden.shape)
   const losses: number[] = []
   const gradNorms: number[] = []
@@ -117,13 +143,23 @@ function worst(actual: readonly number[], expected: readonly number[]): number {
 
 /** Largest relative errors by device and model, printed at the end. */
 const rows = new Map<string, Map<string, string>>()
+/** What was too large since the last look: all of a model's figures are told, not only the first. */
+let exceeded: string[] = []
 
-function check(context: TestContext, device: string, what: string, error: number, allowed: number): void {
+function check(
+  context: TestContext,
+  device: string,
+  what: string,
+  error: number,
+  allowed: number,
+  where: string,
+): void {
   const row = `${device}, ${context.name}`
   const cells = rows.get(row) ?? new Map<string, string>()
   cells.set(what, error.toExponential(1))
   rows.set(row, cells)
-  assert.ok(error <= allowed, `${row}: ${what} differ by ${error.toExponential(2)}, allowed ${allowed}`)
+  if (!(error <= allowed))
+    exceeded.push(`${row}: ${what} ${where} differ by ${error.toExponential(2)}, allowed ${allowed}`)
 }
 
 function printTable(): void {
@@ -140,47 +176,60 @@ function printTable(): void {
     )
 }
 
-async function checkModel(context: TestContext, name: GoldenModel, deviceName: string, device: Device): Promise<void> {
+async function checkModel(
+  context: TestContext,
+  name: GoldenModel,
+  deviceName: string,
+  device: Device,
+  precision: Precision,
+): Promise<void> {
+  const allowed = ALLOWED[precision]
+  const lossScaling = LOSS_SCALING[precision]
   const golden = readGolden(name)
   const { model, arenas } = await loadGoldenModel(device, name, golden)
-  const report = (what: string, error: number, allowed: number) => check(context, deviceName, what, error, allowed)
+  const report = (what: string, error: number, limit: number, where = '') =>
+    check(context, deviceName, what, error, limit, where)
 
   const batch = new BatchTensors(device, ...golden.shape)
   const [first] = golden.batches
   fill(batch, first!)
   const logits = errorsOf(await logitsOf(model, batch.inputs), decode(golden.logits))
-  report('logits', logits.norm, ALLOWED.logits)
-  report('logits, max', logits.element, ALLOWED.logits)
+  report('logits', logits.norm, allowed.logits)
+  report('logits, max', logits.element, allowed.logit)
 
   const apart = golden.packed.flatMap((row) => [...decode(row.logits)])
   const packed = errorsOf(await logitsOf(model, packedInputs(device, golden.packed)), apart)
-  report('packed', packed.norm, ALLOWED.logits)
-  report('packed, max', packed.element, ALLOWED.logits)
+  report('packed', packed.norm, allowed.logits)
+  report('packed, max', packed.element, allowed.logit)
 
-  const optimizer = new Optimizer(arenas, adamw())
+  const optimizer = new Optimizer(arenas, adamw(), lossScaling)
   optimizer.begin(trainedTokens(first!.targets))
   {
     using tape = new Tape(device)
     microStep(model, batch, optimizer.scalars, tape, { dropout: 0, streams }, true)
   }
-  report('loss', worst([(await valuesOf(batch.totalLoss))[0]!], [golden.loss]), ALLOWED.losses)
+  report('loss', worst([(await valuesOf(batch.totalLoss))[0]!], [golden.loss]), allowed.losses)
   const gradients = gradientViews(model)
   assert.deepEqual([...gradients.keys()].sort(), Object.keys(golden.gradients).sort())
   let largest = 0
+  let worstGradient = ''
   for (const [key, gradient] of gradients) {
-    const { norm } = errorsOf(await valuesOf(gradient), decode(golden.gradients[key]!))
-    assert.ok(norm <= ALLOWED.gradients, `${deviceName}: the gradient of ${key} differs by ${norm.toExponential(2)}`)
-    largest = Math.max(largest, norm)
+    const values = (await valuesOf(gradient)).map((value) => value / (lossScaling?.initialScale ?? 1))
+    const { norm } = errorsOf(values, decode(golden.gradients[key]!))
+    if (norm > largest) [largest, worstGradient] = [norm, key]
   }
-  report('gradients', largest, ALLOWED.gradients)
+  report('gradients', largest, allowed.gradients, worstGradient)
 
-  const trained = await train(device, name)
-  report('ten losses', worst(trained.losses, golden.losses), ALLOWED.losses)
-  report('ten norms', worst(trained.gradNorms, golden.gradNorms), ALLOWED.gradNorms)
+  const trained = await train(device, name, {}, lossScaling)
+  report('ten losses', worst(trained.losses, golden.losses), allowed.losses)
+  report('ten norms', worst(trained.gradNorms, golden.gradNorms), allowed.gradNorms)
+  const problems = exceeded
+  exceeded = []
+  assert.deepEqual(problems, [])
 }
 
-const devices: DeviceUnderTest[] = [
-  ...(await devicesUnderTest()),
+const devices: DeviceUnderTest<Precision>[] = [
+  ...(await devicesUnderTest(GPU_PRECISIONS)),
   { name: 'reference', device: openReferenceDevice(), precision: 'f64', close: () => {} },
 ]
 
@@ -195,7 +244,7 @@ for (const entry of devices) {
   describe(entry.name, () => {
     for (const name of GOLDEN_MODELS) {
       if ('skip' in entry) test(name, { skip: entry.skip })
-      else test(name, (context) => checkModel(context, name, entry.name, entry.device))
+      else test(name, (context) => checkModel(context, name, entry.name, entry.device, entry.precision))
     }
   })
 }
@@ -225,7 +274,7 @@ describe('the golden files notice', () => {
       assert.ok(config.modelType === 'gpt2')
       return { ...config, activationFunction: 'gelu' }
     })
-    assert.ok(error > 10 * ALLOWED.logits, `${error}`)
+    assert.ok(error > 10 * F32.logits, `${error}`)
   })
 
   test('positions that do not restart in a packed document', async () => {
@@ -250,7 +299,7 @@ describe('the golden files notice', () => {
   })) {
     test(what, async () => {
       const { losses } = await train(device, 'llama-untied', options)
-      assert.ok(worst(losses, readGolden('llama-untied').losses) > ALLOWED.losses)
+      assert.ok(worst(losses, readGolden('llama-untied').losses) > F32.losses)
     })
   }
 })

@@ -8,6 +8,7 @@ import { crossEntropy } from '../../src/ops/cross-entropy.ts'
 import { dropout } from '../../src/ops/dropout.ts'
 import { embedding } from '../../src/ops/embedding.ts'
 import { gelu } from '../../src/ops/gelu.ts'
+import { geluMlp } from '../../src/ops/gelu-mlp.ts'
 import { layernorm } from '../../src/ops/layernorm.ts'
 import { linear } from '../../src/ops/linear.ts'
 import { rmsnorm } from '../../src/ops/rmsnorm.ts'
@@ -92,6 +93,12 @@ const embeddings: OpCase[] = [
   },
 ]
 
+const table = (shape: number[], f: (angle: number) => number): InputSpec => ({
+  kind: 'table',
+  shape,
+  value: (i) => f(0.37 * i + 0.1),
+})
+
 const norms: OpCase[] = [
   {
     op: 'rmsnorm',
@@ -117,17 +124,42 @@ const norms: OpCase[] = [
     inputs: { x: activation([131, 67]), weight: parameter([67], 1), bias: parameter([67]) },
     run: (t) => layernorm(t.x, t.weight, t.bias, 0.3),
   },
+  {
+    op: 'rmsnorm',
+    name: 'rmsnorm, frozen weight',
+    inputs: { x: activation([5, 13]), weight: table([13], Math.cos) },
+    run: (t) => rmsnorm(t.x, t.weight),
+  },
+  {
+    op: 'rmsnorm',
+    name: 'rmsnorm of an input without gradient',
+    inputs: { x: table([5, 13], Math.sin), weight: parameter([13], 1) },
+    run: (t) => rmsnorm(t.x, t.weight),
+  },
+  {
+    op: 'layernorm',
+    name: 'layernorm, frozen weight and bias',
+    inputs: { x: activation([5, 13]), weight: table([13], Math.cos), bias: table([13], Math.sin) },
+    run: (t) => layernorm(t.x, t.weight, t.bias),
+  },
+  {
+    op: 'layernorm',
+    name: 'layernorm, frozen weight',
+    inputs: { x: activation([5, 13]), weight: table([13], Math.cos), bias: parameter([13]) },
+    run: (t) => layernorm(t.x, t.weight, t.bias),
+  },
+  {
+    op: 'layernorm',
+    name: 'layernorm of an input without gradient',
+    inputs: { x: table([5, 13], Math.sin), weight: parameter([13], 1), bias: parameter([13]) },
+    run: (t) => layernorm(t.x, t.weight, t.bias),
+  },
 ]
 
 /** Any smooth table will do: the kernel's meaning does not depend on cos^2 + sin^2 = 1. */
-const table = (shape: number[], f: (angle: number) => number): InputSpec => ({
-  kind: 'table',
-  shape,
-  value: (i) => f(0.37 * i + 0.1),
-})
 const rotary = (positions: number, half: number) => ({
-  cos: table([positions, half], Math.cos),
-  sin: table([positions, half], Math.sin),
+  cos: { ...table([positions, half], Math.cos), dtype: 'f32' as const },
+  sin: { ...table([positions, half], Math.sin), dtype: 'f32' as const },
 })
 
 const ropes: OpCase[] = [
@@ -162,6 +194,31 @@ const activations: OpCase[] = [
   { op: 'swiglu', name: 'swiglu', inputs: { gateUp: activation([3, 7, 26]) }, run: (t) => swiglu(t.gateUp) },
   { op: 'swiglu', name: 'swiglu, long rows', inputs: { gateUp: activation([5, 134]) }, run: (t) => swiglu(t.gateUp) },
   { op: 'gelu', name: 'gelu, exact', inputs: { x: activation([3, 7, 13]) }, run: (t) => gelu(t.x, 'none') },
+  {
+    op: 'geluMlp',
+    name: 'geluMlp with residual',
+    inputs: {
+      x: activation([3, 7, 13]),
+      weight1: parameter([13, 19]),
+      bias1: parameter([19]),
+      weight2: parameter([19, 11]),
+      bias2: parameter([11]),
+      residual: activation([3, 7, 11]),
+    },
+    run: (t) => geluMlp(t.x, { weight: t.weight1, bias: t.bias1 }, { weight: t.weight2, bias: t.bias2 }, t.residual),
+  },
+  {
+    op: 'geluMlp',
+    name: 'geluMlp, several tiles',
+    inputs: {
+      x: activation([2, 37, 40]),
+      weight1: parameter([40, 136]),
+      bias1: parameter([136]),
+      weight2: parameter([136, 40]),
+      bias2: parameter([40]),
+    },
+    run: (t) => geluMlp(t.x, { weight: t.weight1, bias: t.bias1 }, { weight: t.weight2, bias: t.bias2 }),
+  },
   { op: 'gelu', name: 'gelu, tanh', inputs: { x: activation([3, 7, 13]) }, run: (t) => gelu(t.x, 'tanh') },
 ]
 

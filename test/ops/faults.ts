@@ -72,14 +72,46 @@ const linearFaults: Fault[] = [
   ),
   linear(
     'backwardWeight',
-    'dBias misses the last row',
-    replace('sumRows', (right) => (out, x, accumulate) => right(out, withoutLastRow(x), accumulate)),
+    'dBias is a tenth too large',
+    replace('matmul', (right, kernels) => (out, a, b, options) => {
+      right(out, a, b, options)
+      const sum = options.sumOfA ?? options.sumOfB
+      if (sum !== undefined) scale(kernels, sum, 1.1)
+    }),
   ),
   linear(
     'backwardWeight',
     'dBias overwrites the first micro-batch',
-    withArgument('sumRows', 2, () => false),
+    replace('matmul', (right, kernels) => (out, a, b, { sumOfA, sumOfB, ...options }) => {
+      right(out, a, b, options)
+      if (sumOfA !== undefined) kernels.sumRows(sumOfA, a, false)
+      if (sumOfB !== undefined) kernels.sumRows(sumOfB, b, false)
+    }),
   ),
+]
+
+const geluMlpFaults: Fault[] = [
+  {
+    op: 'geluMlp',
+    half: 'backwardInput',
+    name: 'the slope of the activation is left out',
+    plant: replace(
+      'matmul',
+      (right) =>
+        (out, a, b, { geluBackward: _, ...options }) =>
+          right(out, a, b, options),
+    ),
+  },
+  {
+    op: 'geluMlp',
+    half: 'backwardWeight',
+    name: 'weight gradients overwrite the first micro-batch',
+    plant: replace(
+      'matmul',
+      (right) => (out, a, b, options) =>
+        right(out, a, b, isWeightProduct(options) ? { ...options, accumulate: false } : options),
+    ),
+  },
 ]
 
 const embedding = (name: string, plant: Fault['plant']): Fault => ({
@@ -110,9 +142,13 @@ const embeddingFaults: Fault[] = [
 ]
 
 /** Faults that RMSNorm and LayerNorm share; positions are those of the kernels' arguments. */
-function normFaults(op: 'rmsnorm' | 'layernorm', positions: { rstdInput: number; rstdWeight: number }): Fault[] {
+function normFaults(
+  op: 'rmsnorm' | 'layernorm',
+  positions: { rstdInput: number; rstdWeight: number; rstdBoth: number },
+): Fault[] {
   const input = `${op}BackwardInput` as const
   const weight = `${op}BackwardWeight` as const
+  const both = `${op}Backward` as const
   const stale = (rstd: unknown, kernels: Kernels) => scaledCopy(kernels, rstd as Parameters<typeof scaledCopy>[1], 1.01)
   return [
     { op, half: 'backwardInput', name: 'stale rstd', plant: withArgument(input, positions.rstdInput, stale) },
@@ -129,6 +165,20 @@ function normFaults(op: 'rmsnorm' | 'layernorm', positions: { rstdInput: number;
       name: 'dWeight overwrites the first micro-batch',
       plant: withArgument(weight, positions.rstdWeight + 1, () => false),
     },
+    {
+      op,
+      half: 'backwardInput',
+      name: 'stale rstd, both at once',
+      plant: withArgument(both, positions.rstdBoth, stale),
+    },
+    ...(['dx', 'dWeight'] as const).map(
+      (name): Fault => ({
+        op,
+        half: name === 'dx' ? 'backwardInput' : 'backwardWeight',
+        name: `${name} overwrites what was there, both at once`,
+        plant: withArgument(both, positions.rstdBoth + 1, (right) => ({ ...(right as object), [name]: false })),
+      }),
+    ),
   ]
 }
 
@@ -149,6 +199,12 @@ const layernormFaults: Fault[] = [
       right(dWeight, dBias, ...rest)
       kernels.copy(dBias, dWeight)
     }),
+  },
+  {
+    op: 'layernorm',
+    half: 'backwardWeight',
+    name: 'dBias overwrites the first micro-batch, both at once',
+    plant: withArgument('layernormBackward', 8, (right) => ({ ...(right as object), dBias: false })),
   },
 ]
 
@@ -306,9 +362,10 @@ const lossFaults: Fault[] = [
 
 export const faults: readonly Fault[] = [
   ...linearFaults,
+  ...geluMlpFaults,
   ...embeddingFaults,
-  ...normFaults('rmsnorm', { rstdInput: 4, rstdWeight: 3 }),
-  ...normFaults('layernorm', { rstdInput: 5, rstdWeight: 5 }),
+  ...normFaults('rmsnorm', { rstdInput: 4, rstdWeight: 3, rstdBoth: 5 }),
+  ...normFaults('layernorm', { rstdInput: 5, rstdWeight: 5, rstdBoth: 7 }),
   ...layernormFaults,
   ...pointwiseFaults,
   ...attentionFaults,

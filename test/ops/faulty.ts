@@ -3,6 +3,7 @@
 import { emptyTensor } from '../../src/core/allocator.ts'
 import type { Device, DeviceBuffer } from '../../src/core/device.ts'
 import type { Dtype, HostArray } from '../../src/core/dtype.ts'
+import type { Gradients } from '../../src/core/gradients.ts'
 import type { Kernels } from '../../src/core/kernels.ts'
 import type { TapeEntry } from '../../src/core/op.ts'
 import { Parameter } from '../../src/core/parameter.ts'
@@ -26,6 +27,8 @@ export interface Fault {
 export class FaultyDevice implements Device {
   readonly name: string
   readonly floatDtype: Dtype
+  readonly masterDtype: 'f32' | 'f64'
+  readonly logitsChunkElements: number
   readonly #inner: Device
   readonly #faulty: Kernels
   isArmed = false
@@ -34,6 +37,8 @@ export class FaultyDevice implements Device {
     this.#inner = inner
     this.name = `faulty ${inner.name}`
     this.floatDtype = inner.floatDtype
+    this.masterDtype = inner.masterDtype
+    this.logitsChunkElements = inner.logitsChunkElements
     this.#faulty = { ...inner.kernels, ...plant(inner.kernels) }
   }
 
@@ -105,20 +110,30 @@ export function plantInOp(entry: TapeEntry, input: string): void {
     const gradient = entry.inputs[input] instanceof Parameter ? entry.inputs[input].gradient : undefined
     if (gradient !== undefined) scale(gradient.device.kernels, gradient, 1.01)
   }
-  const { backwardWeight } = op
+  const spoilActivation = (gradients: Gradients): void => {
+    const tensor = entry.inputs[input]
+    const gradient = tensor && !(tensor instanceof Parameter) && gradients.find(tensor)
+    if (gradient) scale(gradient.device.kernels, gradient, 1.01)
+  }
+  const { backwardWeight, backward } = op
   const faulty: AnyOp = {
     ...op,
     backwardInput(recorded, gradients) {
       op.backwardInput(recorded, gradients)
-      const tensor = entry.inputs[input]
-      const gradient = tensor && !(tensor instanceof Parameter) && gradients.find(tensor)
-      if (gradient) scale(gradient.device.kernels, gradient, 1.01)
+      spoilActivation(gradients)
       // A loss has made its parameters' gradients in the forward.
       if (backwardWeight === undefined) spoil()
     },
     ...(backwardWeight && {
-      backwardWeight(recorded: TapeEntry, gradients: Parameters<typeof backwardWeight>[1]) {
+      backwardWeight(recorded: TapeEntry, gradients: Gradients) {
         backwardWeight(recorded, gradients)
+        spoil()
+      },
+    }),
+    ...(backward && {
+      backward(recorded: TapeEntry, gradients: Gradients) {
+        backward(recorded, gradients)
+        spoilActivation(gradients)
         spoil()
       },
     }),

@@ -1,14 +1,23 @@
 // The checks that every op case goes through: forward and backward on a device against the reference (memory poisoned
 // with NaN beforehand), what accumulates and what adds up, and the reference's gradients against finite differences.
 // A check returns what is wrong as sentences, so that the planted-fault test can demand that there are some.
-import { type Allocator, GrowingArena, standaloneTensor, tensorFrom } from '../../src/core/allocator.ts'
+import { type Allocator, GrowingArena, standaloneTensor } from '../../src/core/allocator.ts'
 import type { Device } from '../../src/core/device.ts'
 import type { TapeEntry } from '../../src/core/op.ts'
 import { Tape } from '../../src/core/tape.ts'
 import { type Storage, sizeOf, Tensor } from '../../src/core/tensor.ts'
 import { add } from '../../src/ops/add.ts'
 import { difference, FINITE_DIFFERENCE_TOLERANCE, type Precision, TOLERANCES } from '../tolerances.ts'
-import { hostValues, type InputSpecs, normals, placeInputs, placeParameters } from './inputs.ts'
+import {
+  hostValues,
+  type InputSpecs,
+  normals,
+  numbersOf,
+  placeInputs,
+  placeParameters,
+  placeTensor,
+  rounded,
+} from './inputs.ts'
 
 export interface OpCase {
   /** Id of the op that this case is for. */
@@ -36,13 +45,17 @@ export interface RunOptions {
   microBatches?: readonly number[]
   /** How often the op is used on the same inputs within a micro-batch; the results are added. Default 1. */
   uses?: number
+  /** Inputs and output gradients are rounded to it, on every device alike. Default f32. */
+  precision?: Precision
+  /** Memory of everything that the ops make. Default poisoned. */
+  allocator?: Allocator
   /** Sees every op of the forward as it is recorded (the planted-fault test replaces their backwards). */
   onForward?(entry: TapeEntry): void
   /** Called when a forward is done and its backward begins, and the reverse. */
   onPhase?(phase: 'forward' | 'backward'): void
 }
 
-/** Memory that holds NaN when it is handed out: what a kernel reads before writing, or fails to write, shows. */
+/** Memory of NaN in every dtype when it is handed out: what a kernel reads before writing, or fails to write, shows. */
 export class PoisonedArena implements Allocator {
   readonly #arena: GrowingArena
 
@@ -52,11 +65,15 @@ export class PoisonedArena implements Allocator {
 
   allocate(storage: Storage): void {
     this.#arena.allocate(storage)
-    const { device } = storage
-    const whole = new Tensor([storage.bytes / device.itemBytes(device.floatDtype)], device.floatDtype, storage)
-    device.kernels.fill(whole, Number.NaN)
+    const { device, bytes } = storage
+    if (device.floatDtype === 'f64') {
+      device.kernels.fill(new Tensor([bytes / device.itemBytes('f64')], 'f64', storage), Number.NaN)
+    } else device.write(new Tensor([bytes], 'u8', storage), new Uint8Array(bytes).fill(ALL_ONES))
   }
 }
+
+/** Bits that are NaN in every float type, and -1 in the others. */
+const ALL_ONES = 0xff
 
 /** A tensor's values on the host, column slices too. */
 export async function valuesOf(tensor: Tensor): Promise<Float64Array> {
@@ -65,21 +82,21 @@ export async function valuesOf(tensor: Tensor): Promise<Float64Array> {
     source = standaloneTensor(tensor.device, tensor.shape, tensor.dtype)
     tensor.device.kernels.copy(source, tensor)
   }
-  return Float64Array.from(await tensor.device.read(source))
+  return numbersOf(await tensor.device.read(source), source.dtype)
 }
 
 /** Runs a case forward and backward on a device. */
 export async function runCase(device: Device, opCase: OpCase, options: RunOptions = {}): Promise<Outcome> {
-  const { microBatches = [0], uses = 1 } = options
+  const { microBatches = [0], uses = 1, precision = 'f32' } = options
   const forward: Outcome['forward'] = {}
   const backward: Outcome['backward'] = {}
-  const parameters = placeParameters(device, opCase.inputs, hostValues(opCase.name, opCase.inputs, 0))
+  const parameters = placeParameters(device, opCase.inputs, hostValues(opCase.name, opCase.inputs, 0, precision))
   for (const microBatch of microBatches) {
-    const values = hostValues(opCase.name, opCase.inputs, microBatch)
+    const values = hostValues(opCase.name, opCase.inputs, microBatch, precision)
     const { tensors, bases } = placeInputs(device, opCase.inputs, values, parameters)
     const entries: TapeEntry[] = []
     using tape = new Tape(device, {
-      allocator: new PoisonedArena(device),
+      allocator: options.allocator ?? new PoisonedArena(device),
       onOp: (entry, phase) => {
         if (phase !== 'forward') return
         entries.push(entry)
@@ -98,7 +115,7 @@ export async function runCase(device: Device, opCase: OpCase, options: RunOption
     // Kernels must leave their inputs alone, and what lies beside a column slice.
     for (const [name, base] of Object.entries(bases)) forward[`${microBatch}/${name} afterwards`] = await valuesOf(base)
     options.onPhase?.('backward')
-    const dOut = opCase.isLoss ? undefined : outputGradient(device, opCase, out, microBatch)
+    const dOut = opCase.isLoss ? undefined : outputGradient(opCase, out, microBatch, precision)
     const gradients = tape.backward(out, dOut)
     options.onPhase?.('forward')
     for (const [name, base] of Object.entries(bases)) {
@@ -116,8 +133,9 @@ function outputGradientValues(opCase: OpCase, shape: readonly number[], microBat
   return normals(`${opCase.name}/gradient of the output/${microBatch}`, sizeOf(shape))
 }
 
-function outputGradient(device: Device, opCase: OpCase, out: Tensor, microBatch: number): Tensor {
-  return tensorFrom(device, out.shape, outputGradientValues(opCase, out.shape, microBatch))
+function outputGradient(opCase: OpCase, out: Tensor, microBatch: number, precision: Precision): Tensor {
+  const values = rounded(outputGradientValues(opCase, out.shape, microBatch), precision)
+  return placeTensor(out.device, out.shape, values)
 }
 
 /** Everything about `actual` that is further from `expected` than the tolerance of this precision. */
@@ -150,8 +168,9 @@ export async function checkAgainstReference(
 ): Promise<string[]> {
   const failures: string[] = []
   for (const [what, plan] of Object.entries(plansFor(opCase))) {
-    const actual = await runCase(device, opCase, { ...options, ...plan })
-    failures.push(...compareOutcomes(what, actual, await runCase(reference, opCase, plan), precision))
+    const actual = await runCase(device, opCase, { ...options, ...plan, precision })
+    const expected = await runCase(reference, opCase, { ...plan, precision })
+    failures.push(...compareOutcomes(what, actual, expected, precision))
   }
   return failures
 }
@@ -168,9 +187,9 @@ function plansFor(opCase: OpCase): Record<string, RunOptions> {
 export async function checkSums(device: Device, precision: Precision, opCase: OpCase): Promise<string[]> {
   const failures: string[] = []
   const tolerance = TOLERANCES[precision]
-  const first = await runCase(device, opCase, { microBatches: [0] })
-  const second = await runCase(device, opCase, { microBatches: [1] })
-  const both = await runCase(device, opCase, { microBatches: [0, 1] })
+  const first = await runCase(device, opCase, { precision, microBatches: [0] })
+  const second = await runCase(device, opCase, { precision, microBatches: [1] })
+  const both = await runCase(device, opCase, { precision, microBatches: [0, 1] })
   for (const name of Object.keys(both.backward)) {
     if (/^\d/.test(name)) continue // an activation's: each micro-batch has its own
     const sum = first.backward[name].map((value, i) => value + second.backward[name][i])
@@ -178,7 +197,7 @@ export async function checkSums(device: Device, precision: Precision, opCase: Op
     if (problem !== undefined) failures.push(`sum over micro-batches: ${name}: ${problem}`)
   }
   if (opCase.isInPlace || opCase.isLoss) return failures
-  const twice = await runCase(device, opCase, { uses: 2 })
+  const twice = await runCase(device, opCase, { precision, uses: 2 })
   for (const [name, gradient] of Object.entries(first.backward)) {
     const problem = difference(
       twice.backward[name],

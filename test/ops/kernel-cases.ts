@@ -1,15 +1,17 @@
 // Kernels that no op's row reaches in every way it may be called: optimizers, sums, column slices, aliased outputs.
 // Every tensor of a row, inputs too, is compared with the reference after the call.
-import type { AdamOptions, Kernels } from '../../src/core/kernels.ts'
+import type { AdamOptions, Kernels, LossScaleOptions } from '../../src/core/kernels.ts'
 import { SCALAR } from '../../src/core/kernels.ts'
 import { randomKey } from '../../src/core/random.ts'
 import type { Tensor } from '../../src/core/tensor.ts'
+import { decodeCases } from './decode-cases.ts'
 
 export interface KernelTensor {
   readonly shape: readonly number[]
   /** Values before the call; by default normal ones. */
   readonly values?: 'poison' | 'positive' | readonly number[]
-  readonly dtype?: 'f64' | 'i32'
+  /** What it has on every device; by default the device's floatDtype. */
+  readonly dtype?: 'f64' | 'f32' | 'i32'
   /** The kernel gets these columns of a wider tensor. */
   readonly columns?: { readonly from: number; readonly of: number }
 }
@@ -19,6 +21,8 @@ export interface KernelCase {
   readonly name: string
   readonly tensors: Readonly<Record<string, KernelTensor>>
   run(kernels: Kernels, t: Record<string, Tensor>): void
+  /** About the copies that ops read where these are narrower than the weights; elsewhere there are none. */
+  readonly isAboutWorkingCopies?: boolean
   /** The result must be the reference's, rounded to the device's precision. */
   readonly isExact?: boolean
 }
@@ -26,20 +30,36 @@ export interface KernelCase {
 const out = (shape: number[]): KernelTensor => ({ shape, values: 'poison' })
 const slice = (shape: number[], from: number, of: number): KernelTensor => ({ shape, columns: { from, of } })
 
-/** Step scalars of a third step with clipping; `finite` 0 is a step to be skipped. */
-function scalars(finite = 1): KernelTensor {
+/** Whatever the device computes in: statistics, and what optimizers work on. */
+const f32 = (...shape: number[]): KernelTensor => ({ shape, dtype: 'f32' })
+
+/** Step scalars of a third step with clipping, `change` by slot; `isFinite` 0 is a step to be skipped. */
+function scalars(change: Partial<Record<keyof typeof SCALAR, number>> = {}): KernelTensor {
   const values = new Array<number>(SCALAR.count).fill(0)
   values[SCALAR.lr] = 0.013
   values[SCALAR.biasCorrection1] = 1 - 0.9 ** 3
   values[SCALAR.biasCorrection2] = 1 - 0.95 ** 3
   values[SCALAR.gradSumOfSquares] = 23
   values[SCALAR.clipFactor] = 0.37
-  values[SCALAR.isFinite] = finite
+  values[SCALAR.isFinite] = 1
   values[SCALAR.lossScale] = 1 / 77
+  values[SCALAR.gradScale] = 4
+  values[SCALAR.goodSteps] = 3
+  values[SCALAR.hysteresisLeft] = 2
+  for (const [slot, value] of Object.entries(change)) values[SCALAR[slot as keyof typeof SCALAR]] = value
+  values[SCALAR.gradScale] = 3
   return { shape: [SCALAR.count], dtype: 'f64', values }
 }
 
 const N = 1037
+
+const lossScaleOptions: LossScaleOptions = {
+  growthFactor: 2,
+  growthInterval: 5,
+  backoffFactor: 0.5,
+  hysteresis: 2,
+  minScale: 2,
+}
 
 const sums: KernelCase[] = [
   { kernel: 'fill', name: 'fill', tensors: { x: out([3, 7]) }, run: (k, { x }) => k.fill(x, 1.5) },
@@ -54,6 +74,13 @@ const sums: KernelCase[] = [
     name: 'copy between column slices',
     tensors: { y: slice([2, 5, 7], 3, 19), x: slice([2, 5, 7], 1, 9) },
     run: (k, { y, x }) => k.copy(y, x),
+  },
+  {
+    kernel: 'copy',
+    name: 'copy of f32 into the floats of the device',
+    tensors: { y: out([3, N]), x: f32(3, N) },
+    run: (k, { y, x }) => k.copy(y, x),
+    isExact: true,
   },
   {
     kernel: 'accumulate',
@@ -82,20 +109,20 @@ const sums: KernelCase[] = [
   {
     kernel: 'sumRows',
     name: 'sumRows',
-    tensors: { y: out([35]), x: { shape: [3, 67, 35] } },
+    tensors: { y: { ...out([35]), dtype: 'f32' }, x: { shape: [3, 67, 35] } },
     run: (k, { y, x }) => k.sumRows(y, x, false),
   },
   {
     kernel: 'sumRows',
     name: 'sumRows, accumulating',
-    tensors: { y: { shape: [35] }, x: { shape: [3, 67, 35] } },
+    tensors: { y: f32(35), x: { shape: [3, 67, 35] } },
     run: (k, { y, x }) => k.sumRows(y, x, true),
   },
   ...[false, true].map(
     (accumulate): KernelCase => ({
       kernel: 'scaledSum',
       name: `scaledSum, accumulate ${accumulate}`,
-      tensors: { y: { shape: [1], dtype: 'f64' }, x: { shape: [N], values: 'positive' }, scalars: scalars() },
+      tensors: { y: { shape: [1], dtype: 'f64' }, x: { ...f32(N), values: 'positive' }, scalars: scalars() },
       run: (k, { y, x, scalars }) => k.scaledSum(y, x, scalars, accumulate),
     }),
   ),
@@ -103,7 +130,7 @@ const sums: KernelCase[] = [
     (accumulate): KernelCase => ({
       kernel: 'sumOfSquares',
       name: `sumOfSquares, accumulate ${accumulate}`,
-      tensors: { x: { shape: [N] }, scalars: scalars() },
+      tensors: { x: f32(N), scalars: scalars() },
       run: (k, { x, scalars }) => k.sumOfSquares(scalars, x, accumulate),
     }),
   ),
@@ -113,6 +140,26 @@ const sums: KernelCase[] = [
       name: `clipFactor, at most ${maxNorm}`,
       tensors: { scalars: scalars() },
       run: (k, { scalars }) => k.clipFactor(scalars, maxNorm),
+    }),
+  ),
+  {
+    kernel: 'clipFactor',
+    name: 'clipFactor of gradients that are not finite',
+    tensors: { scalars: scalars({ gradSumOfSquares: Number.POSITIVE_INFINITY }) },
+    run: (k, { scalars }) => k.clipFactor(scalars, 0),
+  },
+  ...Object.entries({
+    'one more good step': {},
+    'good steps enough to grow': { goodSteps: 4 },
+    'an overflow that is let pass': { isFinite: 0 },
+    'an overflow that shrinks it': { isFinite: 0, hysteresisLeft: 1 },
+    'the least scale': { isFinite: 0, hysteresisLeft: 1, gradScale: 3 },
+  }).map(
+    ([what, change]): KernelCase => ({
+      kernel: 'updateLossScale',
+      name: `updateLossScale, ${what}`,
+      tensors: { scalars: scalars(change) },
+      run: (k, { scalars }) => k.updateLossScale(scalars, lossScaleOptions),
     }),
   ),
   {
@@ -155,6 +202,70 @@ const products: KernelCase[] = [
     },
     run: (k, { y, a, b, bias, residual }) => k.matmul(y, a, b, { bias, residual }),
   },
+  {
+    kernel: 'matmul',
+    name: 'matmul with gelu, its input kept',
+    tensors: {
+      y: out([9, 16]),
+      pre: out([9, 16]),
+      a: { shape: [9, 24] },
+      b: { shape: [24, 16] },
+      bias: { shape: [16] },
+    },
+    run: (k, { y, pre, a, b, bias }) => k.matmul(y, a, b, { bias, gelu: { preActivation: pre } }),
+  },
+  {
+    kernel: 'matmul',
+    name: 'matmul with gelu between column slices, without bias',
+    tensors: {
+      y: slice([9, 13], 3, 19),
+      pre: slice([9, 13], 1, 15),
+      a: { shape: [9, 21] },
+      b: { shape: [13, 21] },
+    },
+    run: (k, { y, pre, a, b }) => k.matmul(y, a, b, { transposeB: true, gelu: { preActivation: pre } }),
+  },
+  {
+    kernel: 'matmul',
+    name: 'matmul with the backward of gelu',
+    tensors: { y: out([9, 16]), pre: { shape: [9, 16] }, a: { shape: [9, 24] }, b: { shape: [16, 24] } },
+    run: (k, { y, pre, a, b }) => k.matmul(y, a, b, { transposeB: true, geluBackward: pre }),
+  },
+  {
+    kernel: 'matmul',
+    name: 'matmul with the backward of gelu between column slices',
+    tensors: {
+      y: slice([9, 13], 3, 19),
+      pre: slice([9, 13], 1, 15),
+      a: { shape: [9, 21] },
+      b: { shape: [21, 13] },
+    },
+    run: (k, { y, pre, a, b }) => k.matmul(y, a, b, { geluBackward: pre }),
+  },
+  ...[false, true].flatMap((accumulate): KernelCase[] => [
+    {
+      kernel: 'matmul',
+      name: `matmul with the sums of its first factor, accumulate ${accumulate}`,
+      tensors: {
+        y: { shape: [16, 24], dtype: 'f32' },
+        sums: { shape: [16], dtype: 'f32' },
+        a: { shape: [40, 16] },
+        b: slice([40, 24], 8, 40),
+      },
+      run: (k, { y, sums, a, b }) => k.matmul(y, a, b, { transposeA: true, accumulate, sumOfA: sums }),
+    },
+    {
+      kernel: 'matmul',
+      name: `matmul with the sums of its second factor, accumulate ${accumulate}`,
+      tensors: {
+        y: { shape: [24, 13], dtype: 'f32' },
+        sums: { shape: [13], dtype: 'f32' },
+        a: { shape: [37, 24] },
+        b: slice([37, 13], 3, 19),
+      },
+      run: (k, { y, sums, a, b }) => k.matmul(y, a, b, { transposeA: true, accumulate, sumOfB: sums }),
+    },
+  ]),
 ]
 
 const key = randomKey(3, 'kernel table')
@@ -166,8 +277,8 @@ const others: KernelCase[] = [
       y: slice([6, 13], 2, 17),
       x: { shape: [6, 13] },
       positions: { shape: [6], dtype: 'i32', values: [3, 0, 1, 2, 3, 1] },
-      cos: { shape: [4, 2] },
-      sin: { shape: [4, 2] },
+      cos: f32(4, 2),
+      sin: f32(4, 2),
     },
     run: (k, { y, x, positions, cos, sin }) =>
       k.rope(y, x, positions, cos, sin, { numHeads: 2, headDim: 4, inverse: true }),
@@ -176,11 +287,22 @@ const others: KernelCase[] = [
     kernel: 'softmaxCrossEntropy',
     name: 'softmaxCrossEntropy without gradient leaves the logits',
     tensors: {
-      losses: out([5]),
+      losses: { ...out([5]), dtype: 'f32' },
       logits: { shape: [5, 37] },
       targets: { shape: [5], dtype: 'i32', values: [3, -1, 36, 0, 11] },
     },
     run: (k, { losses, logits, targets }) => k.softmaxCrossEntropy(losses, logits, targets, undefined),
+  },
+  {
+    kernel: 'softmaxCrossEntropy',
+    name: 'softmaxCrossEntropy with the gradient scaled up',
+    tensors: {
+      losses: { ...out([3]), dtype: 'f32' },
+      logits: { shape: [3, 1021] },
+      targets: { shape: [3], dtype: 'i32', values: [1020, -1, 7] },
+      scalars: scalars({ gradScale: 1024 }),
+    },
+    run: (k, { losses, logits, targets, scalars }) => k.softmaxCrossEntropy(losses, logits, targets, scalars),
   },
   {
     kernel: 'randomNormal',
@@ -209,8 +331,8 @@ const adamOptions: AdamOptions = {
 
 const optimizers: KernelCase[] = [1, 0].flatMap((finite): KernelCase[] => {
   const suffix = finite === 1 ? '' : ', skipped'
-  const state = { w: { shape: [N] }, m: { shape: [N] }, g: { shape: [N] }, scalars: scalars(finite) }
-  const second: KernelTensor = { shape: [N], values: 'positive' }
+  const state = { w: f32(N), m: f32(N), g: f32(N), scalars: scalars({ isFinite: finite }) }
+  const second: KernelTensor = { ...f32(N), values: 'positive' }
   return [
     ...(['paper', 'notes'] as const).flatMap((convention) =>
       [false, true].map(
@@ -251,10 +373,28 @@ const optimizers: KernelCase[] = [1, 0].flatMap((finite): KernelCase[] => {
     {
       kernel: 'applyUpdate',
       name: `applyUpdate${suffix}`,
-      tensors: { w: { shape: [N] }, update: { shape: [N] }, scalars: scalars(finite) },
+      tensors: { w: f32(N), update: { shape: [N] }, scalars: scalars({ isFinite: finite }) },
       run: (k, t) => k.applyUpdate(t.w, t.update, t.scalars, { scale: 0.7, weightDecay: 0.1 }),
     },
+    ...workingCopies({ ...state, v: second, update: { shape: [N] }, working: { shape: [N] } }, suffix),
   ]
 })
 
-export const kernelCases: readonly KernelCase[] = [...sums, ...products, ...others, ...optimizers]
+/** Every update that leaves its new weights rounded beside them. */
+function workingCopies(tensors: KernelCase['tensors'], suffix: string): KernelCase[] {
+  const updates: Partial<Record<keyof Kernels, KernelCase['run']>> = {
+    adam: (k, t) => k.adam(t.w, t.m, t.v, t.g, t.scalars, adamOptions, t.working),
+    sgd: (k, t) => k.sgd(t.w, t.m, t.g, t.scalars, { momentum: 0.9, nesterov: true, weightDecay: 0.1 }, t.working),
+    lion: (k, t) => k.lion(t.w, t.m, t.g, t.scalars, { beta1: 0.9, beta2: 0.99, weightDecay: 0.1 }, t.working),
+    applyUpdate: (k, t) => k.applyUpdate(t.w, t.update, t.scalars, { scale: 0.7, weightDecay: 0.1 }, t.working),
+  }
+  return Object.entries(updates).map(([kernel, run]) => ({
+    kernel: kernel as keyof Kernels,
+    name: `${kernel} with a working copy${suffix}`,
+    tensors,
+    run,
+    isAboutWorkingCopies: true,
+  }))
+}
+
+export const kernelCases: readonly KernelCase[] = [...sums, ...products, ...others, ...optimizers, ...decodeCases]

@@ -97,6 +97,7 @@ async function checkVocabularyWideLoss(device: Device): Promise<void> {
   const targetValues = Array.from({ length: rows }, (_, i) => (i % 23 === 0 ? -1 : (i * 6007) % vocabSize))
   const scalarValues = new Float64Array(SCALAR.count)
   scalarValues[SCALAR.lossScale] = lossScale
+  scalarValues[SCALAR.gradScale] = 1
   const { weight } = placeParameters(
     device,
     { weight: { kind: 'parameter', shape: [vocabSize, width] } },

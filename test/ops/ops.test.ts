@@ -3,13 +3,15 @@
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
 import { openReferenceDevice } from '../../src/backends/reference/open-reference.ts'
-import { devicesUnderTest } from '../devices.ts'
+import { devicesUnderTest, GPU_PRECISIONS } from '../devices.ts'
 import { cases } from './cases.ts'
 import { checkAgainstReference, checkFiniteDifferences, checkSums } from './harness.ts'
+import { TEST_SEED } from './inputs.ts'
 import { allOps } from './registry.ts'
 
 const reference = openReferenceDevice()
-const devices = await devicesUnderTest()
+const devices = await devicesUnderTest(GPU_PRECISIONS)
+console.log(`random inputs of seed ${TEST_SEED}`)
 after(() => {
   for (const entry of devices) if ('device' in entry) entry.close()
 })

@@ -14,6 +14,8 @@ const report = (loss: number, isGradientFinite = true): StepReport => ({
   lr: 1,
   gradNorm: 1,
   isFinite: isGradientFinite,
+  gradScale: 1,
+  skippedSteps: 0,
   trainedTokens: 1,
   epoch: 0,
   seconds: 1,

@@ -8,6 +8,7 @@ import type { Kernels } from '../../core/kernels.ts'
 import { show, type Tensor } from '../../core/tensor.ts'
 import { activationKernels } from './activation.ts'
 import { attentionKernels } from './attention.ts'
+import { decodeKernels } from './decode.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import type { CpuLibrary, Isa } from './library.ts'
 import { type MatmulPrecision, matmulKernels } from './matmul.ts'
@@ -40,6 +41,8 @@ export interface CpuDeviceOptions {
 export class CpuDevice implements Device {
   readonly name = 'cpu'
   readonly floatDtype = 'f32'
+  readonly masterDtype = 'f32'
+  readonly logitsChunkElements = 1 << 22
   readonly kernels: Kernels
   /** The instruction set in use. */
   readonly isa: Isa
@@ -70,6 +73,7 @@ export class CpuDevice implements Device {
       ...normKernels(library, context),
       ...activationKernels(library, context),
       ...attentionKernels(library, context),
+      ...decodeKernels(library, context),
       ...optimizerKernels(library, context),
     }
   }

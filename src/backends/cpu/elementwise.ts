@@ -12,6 +12,7 @@ type Family =
   | 'scaledSum'
   | 'sumOfSquares'
   | 'clipFactor'
+  | 'updateLossScale'
   | 'normalize'
   | 'embedding'
   | 'embeddingBackward'
@@ -26,6 +27,7 @@ export function elementwiseKernels(library: CpuLibrary, context: number): Pick<K
   const scaledSum = library.kernel('scaled_sum', 'pplpi')
   const sumOfSquares = library.kernel('sum_of_squares', 'ppli')
   const clipFactor = library.kernel('clip_factor', 'pd')
+  const updateLossScale = library.kernel('update_loss_scale', 'pddddd')
   const normalize = library.kernel('normalize', 'ppld')
   const embedding = library.kernel('embedding', 'pppll')
   const embeddingBackward = library.kernel('embedding_backward', 'pppll')
@@ -43,6 +45,8 @@ export function elementwiseKernels(library: CpuLibrary, context: number): Pick<K
     sumOfSquares: (scalars, x, accumulates) =>
       sumOfSquares(context, scalars.address, x.address, x.size, Number(accumulates)),
     clipFactor: (scalars, maxNorm) => clipFactor(context, scalars.address, maxNorm),
+    updateLossScale: (scalars, { growthFactor, growthInterval, backoffFactor, hysteresis, minScale }) =>
+      updateLossScale(context, scalars.address, growthFactor, growthInterval, backoffFactor, hysteresis, minScale),
     normalize: (out, x, eps) => normalize(context, out.address, x.address, out.size, eps),
     embedding: (out, table, ids) =>
       embedding(context, out.address, table.address, ids.address, ids.size, table.columnCount),

@@ -1,14 +1,17 @@
 // Launchers of native/norm.cc: RMSNorm and LayerNorm.
 import type { Kernels } from '../../core/kernels.ts'
+import type { Tensor } from '../../core/tensor.ts'
 import type { CpuLibrary } from './library.ts'
 
 type Family =
   | 'rmsnorm'
   | 'rmsnormBackwardInput'
   | 'rmsnormBackwardWeight'
+  | 'rmsnormBackward'
   | 'layernorm'
   | 'layernormBackwardInput'
   | 'layernormBackwardWeight'
+  | 'layernormBackward'
 
 export function normKernels(library: CpuLibrary, context: number): Pick<Kernels, Family> {
   const rmsnorm = library.kernel('rmsnorm', 'pppplld')
@@ -17,7 +20,28 @@ export function normKernels(library: CpuLibrary, context: number): Pick<Kernels,
   const layernorm = library.kernel('layernorm', 'pppppplld')
   const layernormInput = library.kernel('layernorm_backward_input', 'pppppplli')
   const layernormWeight = library.kernel('layernorm_backward_weight', 'pppppplli')
-  return {
+  const addWeight = (
+    dWeight: Tensor,
+    dBias: Tensor,
+    dOut: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    accumulate: { dWeight: boolean; dBias: boolean },
+  ): void =>
+    layernormWeight(
+      context,
+      dWeight.address,
+      dBias.address,
+      dOut.address,
+      x.address,
+      mean.address,
+      rstd.address,
+      x.rowCount,
+      x.columnCount,
+      Number(accumulate.dWeight) + 2 * Number(accumulate.dBias),
+    )
+  const kernels: Pick<Kernels, Family> = {
     rmsnorm: (out, rstd, x, weight, eps) =>
       rmsnorm(context, out.address, rstd.address, x.address, weight.address, x.rowCount, x.columnCount, eps),
     rmsnormBackwardInput: (dx, dOut, x, weight, rstd, accumulate) =>
@@ -43,6 +67,10 @@ export function normKernels(library: CpuLibrary, context: number): Pick<Kernels,
         x.columnCount,
         Number(accumulate),
       ),
+    rmsnormBackward(dx, dWeight, dOut, x, weight, rstd, accumulate) {
+      kernels.rmsnormBackwardWeight(dWeight, dOut, x, rstd, accumulate.dWeight)
+      kernels.rmsnormBackwardInput(dx, dOut, x, weight, rstd, accumulate.dx)
+    },
     layernorm: (out, mean, rstd, x, weight, bias, eps) =>
       layernorm(
         context,
@@ -70,17 +98,11 @@ export function normKernels(library: CpuLibrary, context: number): Pick<Kernels,
         Number(accumulate),
       ),
     layernormBackwardWeight: (dWeight, dBias, dOut, x, mean, rstd, accumulate) =>
-      layernormWeight(
-        context,
-        dWeight.address,
-        dBias.address,
-        dOut.address,
-        x.address,
-        mean.address,
-        rstd.address,
-        x.rowCount,
-        x.columnCount,
-        Number(accumulate),
-      ),
+      addWeight(dWeight, dBias, dOut, x, mean, rstd, { dWeight: accumulate, dBias: accumulate }),
+    layernormBackward(dx, dWeight, dBias, dOut, x, weight, mean, rstd, accumulate) {
+      addWeight(dWeight, dBias, dOut, x, mean, rstd, accumulate)
+      kernels.layernormBackwardInput(dx, dOut, x, weight, mean, rstd, accumulate.dx)
+    },
   }
+  return kernels
 }

@@ -10,6 +10,8 @@ import type { Tensor } from '../../core/tensor.ts'
 /** What a dry run needs to know of the device it stands for. */
 export interface DeviceTypes {
   readonly floatDtype: Dtype
+  readonly masterDtype: 'f32' | 'f64'
+  readonly logitsChunkElements: number
   itemBytes(dtype: Dtype): number
 }
 
@@ -18,6 +20,8 @@ export class MetaDevice implements DryRunDevice {
   readonly name = 'meta'
   readonly kernels: Kernels
   readonly floatDtype: Dtype
+  readonly masterDtype: 'f32' | 'f64'
+  readonly logitsChunkElements: number
   readonly #target: DeviceTypes
   trace: MemoryTrace | undefined
   /** Bytes asked for outside any trace: parameters, gradients, optimizer states, inputs. */
@@ -25,6 +29,8 @@ export class MetaDevice implements DryRunDevice {
 
   constructor(target: DeviceTypes) {
     this.floatDtype = target.floatDtype
+    this.masterDtype = target.masterDtype
+    this.logitsChunkElements = target.logitsChunkElements
     this.#target = target
     // Every kernel does the same here: note what it was given.
     this.kernels = new Proxy({} as Kernels, {

@@ -36,13 +36,13 @@ const ROOT = Math.sqrt(2 / Math.PI)
 const CUBIC = 0.044715
 
 /** 'none': x Phi(x);  'tanh': x (1 + tanh u) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3) */
-function geluOf(x: number, approximate: 'none' | 'tanh'): number {
+export function geluOf(x: number, approximate: 'none' | 'tanh'): number {
   if (approximate === 'none') return x * normalCdf(x)
   return 0.5 * x * (1 + Math.tanh(ROOT * (x + CUBIC * x ** 3)))
 }
 
 /** 'none': Phi(x) + x phi(x);  'tanh': (1 + t)/2 + x (1 - t^2)/2 du/dx with t = tanh u */
-function geluSlope(x: number, approximate: 'none' | 'tanh'): number {
+export function geluSlope(x: number, approximate: 'none' | 'tanh'): number {
   if (approximate === 'none') return normalCdf(x) + x * normalDensity(x)
   const t = Math.tanh(ROOT * (x + CUBIC * x ** 3))
   return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * ROOT * (1 + 3 * CUBIC * x * x)

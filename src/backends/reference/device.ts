@@ -7,6 +7,7 @@ import type { Kernels } from '../../core/kernels.ts'
 import { show, type Tensor } from '../../core/tensor.ts'
 import { activationKernels } from './activation.ts'
 import { attentionKernels } from './attention.ts'
+import { decodeKernels } from './decode.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { embeddingKernels } from './embedding.ts'
 import { lossKernels } from './loss.ts'
@@ -19,6 +20,8 @@ import { randomKernels } from './random.ts'
 export class ReferenceDevice implements Device {
   readonly name = 'reference'
   readonly floatDtype = 'f64'
+  readonly masterDtype = 'f64'
+  readonly logitsChunkElements = 1 << 22
   readonly kernels: Kernels = {
     ...elementwiseKernels,
     ...matmulKernels,
@@ -26,6 +29,7 @@ export class ReferenceDevice implements Device {
     ...normKernels,
     ...activationKernels,
     ...attentionKernels,
+    ...decodeKernels,
     ...lossKernels,
     ...randomKernels,
     ...optimizerKernels,

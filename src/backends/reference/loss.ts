@@ -6,12 +6,13 @@ import { elementsOf, rowsOf } from './memory.ts'
 export const lossKernels: Pick<Kernels, 'softmaxCrossEntropy'> = {
   /**
    * With t the target of row i: loss_i = log sum_j exp(z_ij) - z_it, and with scalars
-   * z_ij becomes (softmax_j(z_i) - [j = t]) lossScale. Rows without a target (-1) give zeros.
+   * z_ij becomes (softmax_j(z_i) - [j = t]) lossScale gradScale. Rows without a target (-1) give zeros.
    */
   softmaxCrossEntropy(losses, logits, targets, scalars) {
     const loss = elementsOf(losses)
     const target = elementsOf(targets)
-    const scale = scalars && elementsOf(scalars)[SCALAR.lossScale]
+    const values = scalars && elementsOf(scalars)
+    const scale = values && values[SCALAR.lossScale] * values[SCALAR.gradScale]
     rowsOf(logits).forEach((z, i) => {
       const t = target[i]
       if (t === -1) {

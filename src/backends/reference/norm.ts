@@ -9,9 +9,11 @@ type Family =
   | 'rmsnorm'
   | 'rmsnormBackwardInput'
   | 'rmsnormBackwardWeight'
+  | 'rmsnormBackward'
   | 'layernorm'
   | 'layernormBackwardInput'
   | 'layernormBackwardWeight'
+  | 'layernormBackward'
 
 /** (1/D) sum_j term(j) */
 function mean(length: number, term: (j: number) => number): number {
@@ -57,6 +59,11 @@ export const normKernels: Pick<Kernels, Family> = {
     rowsOf(x).forEach((row, i) => {
       for (let j = 0; j < row.length; j++) gradient[j] += dy[i][j] * row[j] * r[i]
     })
+  },
+
+  rmsnormBackward(dx, dWeight, dOut, x, weight, rstd, accumulate) {
+    normKernels.rmsnormBackwardWeight(dWeight, dOut, x, rstd, accumulate.dWeight)
+    normKernels.rmsnormBackwardInput(dx, dOut, x, weight, rstd, accumulate.dx)
   },
 
   /** mean_i, rstd_i = 1 / sqrt(mean_j((x_ij - mean_i)^2) + eps),  out_ij = (x_ij - mean_i) rstd_i weight_j + bias_j */
@@ -108,5 +115,12 @@ export const normKernels: Pick<Kernels, Family> = {
         biasGradient[j] += dy[i][j]
       }
     })
+  },
+
+  layernormBackward(dx, dWeight, dBias, dOut, x, weight, means, rstd, accumulate) {
+    if (!accumulate.dWeight) elementsOf(dWeight).fill(0)
+    if (!accumulate.dBias) elementsOf(dBias).fill(0)
+    normKernels.layernormBackwardWeight(dWeight, dBias, dOut, x, means, rstd, true)
+    normKernels.layernormBackwardInput(dx, dOut, x, weight, means, rstd, accumulate.dx)
   },
 }

@@ -4,7 +4,16 @@ import { type Kernels, SCALAR } from '../../core/kernels.ts'
 import type { Tensor } from '../../core/tensor.ts'
 import { elementsOf } from './memory.ts'
 
-type Family = 'sumOfSquares' | 'clipFactor' | 'adam' | 'sgd' | 'lion' | 'momentum' | 'normalize' | 'applyUpdate'
+type Family =
+  | 'sumOfSquares'
+  | 'clipFactor'
+  | 'updateLossScale'
+  | 'adam'
+  | 'sgd'
+  | 'lion'
+  | 'momentum'
+  | 'normalize'
+  | 'applyUpdate'
 
 function squares(x: Float64Array): number {
   let sum = 0
@@ -24,6 +33,11 @@ function step(scalars: Tensor) {
   }
 }
 
+/** The copy that ops read; here it has as many bits as the weights. */
+function refresh(working: Tensor | undefined, weights: Float64Array): void {
+  if (working !== undefined) elementsOf(working).set(weights)
+}
+
 export const optimizerKernels: Pick<Kernels, Family> = {
   /** gradSumOfSquares (+)= sum_i x_i^2 */
   sumOfSquares(scalars, x, accumulate) {
@@ -32,13 +46,35 @@ export const optimizerKernels: Pick<Kernels, Family> = {
     s[SCALAR.gradSumOfSquares] = accumulate ? s[SCALAR.gradSumOfSquares] + sum : sum
   },
 
-  /** gradNorm = sqrt(gradSumOfSquares),  clipFactor = min(1, maxNorm / gradNorm), 1 where maxNorm is 0 */
+  /** gradNorm = sqrt(gradSumOfSquares) / gradScale,  clipFactor = min(1, maxNorm / gradNorm) / gradScale, maxNorm 0: no limit */
   clipFactor(scalars, maxNorm) {
     const s = elementsOf(scalars)
-    const norm = Math.sqrt(s[SCALAR.gradSumOfSquares])
+    const norm = Math.sqrt(s[SCALAR.gradSumOfSquares]) / s[SCALAR.gradScale]
     s[SCALAR.gradNorm] = norm
-    s[SCALAR.clipFactor] = maxNorm > 0 && norm > maxNorm ? maxNorm / norm : 1
+    s[SCALAR.clipFactor] = (maxNorm > 0 && norm > maxNorm ? maxNorm / norm : 1) / s[SCALAR.gradScale]
     s[SCALAR.isFinite] = Number.isFinite(norm) ? 1 : 0
+  },
+
+  /**
+   * Finite: after growthInterval such steps in a row gradScale grows. Not finite: the step counts as skipped, and after
+   * `hysteresis` of them since it last shrank (or grew) gradScale shrinks.
+   */
+  updateLossScale(scalars, { growthFactor, growthInterval, backoffFactor, hysteresis, minScale }) {
+    const s = elementsOf(scalars)
+    if (s[SCALAR.isFinite] !== 0) {
+      s[SCALAR.goodSteps]++
+      if (s[SCALAR.goodSteps] < growthInterval) return
+      s[SCALAR.gradScale] *= growthFactor
+      s[SCALAR.goodSteps] = 0
+      s[SCALAR.hysteresisLeft] = hysteresis
+      return
+    }
+    s[SCALAR.skippedSteps]++
+    s[SCALAR.goodSteps] = 0
+    s[SCALAR.hysteresisLeft]--
+    if (s[SCALAR.hysteresisLeft] > 0) return
+    s[SCALAR.gradScale] = Math.max(minScale, s[SCALAR.gradScale] * backoffFactor)
+    s[SCALAR.hysteresisLeft] = hysteresis
   },
 
   /**
@@ -47,7 +83,7 @@ export const optimizerKernels: Pick<Kernels, Family> = {
    * 'paper' (Kingma & Ba, and PyTorch):  w -= lr (m' / bc1) / (sqrt(v' / bc2) + eps),  bc = 1 - beta^t
    * 'notes' (the lecture slide):         w -= lr m / sqrt(v + eps), with the moments from before this gradient
    */
-  adam(weight, m, v, grad, scalars, { beta1, beta2, eps, weightDecay, coupledDecay, convention }) {
+  adam(weight, m, v, grad, scalars, { beta1, beta2, eps, weightDecay, coupledDecay, convention }, working) {
     const { lr, biasCorrection1, biasCorrection2, clipFactor, isUsable } = step(scalars)
     if (!isUsable) return
     const w = elementsOf(weight)
@@ -66,10 +102,11 @@ export const optimizerKernels: Pick<Kernels, Family> = {
       first[i] = newFirst
       second[i] = newSecond
     })
+    refresh(working, w)
   },
 
   /** v' = momentum v + g,  w = w (1 - lr weightDecay) - lr (nesterov ? g + momentum v' : v'); g itself without v */
-  sgd(weight, velocity, grad, scalars, { momentum, nesterov, weightDecay }) {
+  sgd(weight, velocity, grad, scalars, { momentum, nesterov, weightDecay }, working) {
     const { lr, clipFactor, isUsable } = step(scalars)
     if (!isUsable) return
     const w = elementsOf(weight)
@@ -83,10 +120,11 @@ export const optimizerKernels: Pick<Kernels, Family> = {
       }
       w[i] = w[i] * (1 - lr * weightDecay) - lr * update
     })
+    refresh(working, w)
   },
 
   /** w = w (1 - lr weightDecay) - lr sign(beta1 m + (1 - beta1) g),  m' = beta2 m + (1 - beta2) g */
-  lion(weight, m, grad, scalars, { beta1, beta2, weightDecay }) {
+  lion(weight, m, grad, scalars, { beta1, beta2, weightDecay }, working) {
     const { lr, clipFactor, isUsable } = step(scalars)
     if (!isUsable) return
     const w = elementsOf(weight)
@@ -96,6 +134,7 @@ export const optimizerKernels: Pick<Kernels, Family> = {
       w[i] = w[i] * (1 - lr * weightDecay) - lr * Math.sign(beta1 * state[i] + (1 - beta1) * g)
       state[i] = beta2 * state[i] + (1 - beta2) * g
     })
+    refresh(working, w)
   },
 
   /** m' = momentum m + g (kept only if finite),  out = nesterov ? g + momentum m' : m' */
@@ -120,12 +159,13 @@ export const optimizerKernels: Pick<Kernels, Family> = {
   },
 
   /** w = w (1 - lr weightDecay) - lr scale update */
-  applyUpdate(weight, update, scalars, { scale, weightDecay }) {
+  applyUpdate(weight, update, scalars, { scale, weightDecay }, working) {
     const { lr, isUsable } = step(scalars)
     if (!isUsable) return
     const w = elementsOf(weight)
     elementsOf(update).forEach((value, i) => {
       w[i] = w[i] * (1 - lr * weightDecay) - lr * scale * value
     })
+    refresh(working, w)
   },
 }

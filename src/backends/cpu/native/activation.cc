@@ -18,18 +18,62 @@ static void each(int64_t context, int64_t rows, int64_t columns, const G& g) {
 constexpr float kRootTwoOverPi = 0.7978845608028654f;
 constexpr float kCubic = 0.044715f;
 
-static inline vf gelu(vf x, bool tanhForm) {
-  if (tanhForm) return 0.5f * x * (1.0f + vtanh(kRootTwoOverPi * (x + kCubic * x * x * x)));
-  return 0.5f * x * (1.0f + verf(x * 0.7071067811865476f));
+// Phi(x) - 1/2, half of erf(x / sqrt 2): x times a minimax quotient in x^2 on [0, 5.5] (relative error 2e-8, 3.5e-7 with
+// rounding), one half beyond.
+static inline vf halfErf(vf x) {
+  const vf z = x * x;
+  vf p = splat(2.29311929e-8f);
+  p = p * z + 6.30157729e-6f;
+  p = p * z + 1.64572673e-4f;
+  p = p * z + 4.65147523e-3f;
+  p = p * z + 3.34587917e-2f;
+  p = p * z + 3.98942262e-1f;
+  vf q = splat(1.19902847e-6f);
+  q = q * z + 7.21666656e-5f;
+  q = q * z + 1.8606399e-3f;
+  q = q * z + 2.84160711e-2f;
+  q = q * z + 2.5053516e-1f;
+  q = q * z + 1.0f;
+  const vf half = (vf)(((vi)x & INT32_MIN) | (vi)splat(0.5f));
+  return select(vabs(x) < splat(5.5f), x * p / q, half);
 }
 
-static inline vf geluSlope(vf x, bool tanhForm) {
-  if (tanhForm) {
+template <bool TANH>
+static inline vf gelu(vf x) {
+  if (TANH) return 0.5f * x * (1.0f + vtanh(kRootTwoOverPi * (x + kCubic * x * x * x)));
+  return x * (0.5f + halfErf(x));
+}
+
+template <bool TANH>
+static inline vf geluSlope(vf x) {
+  if (TANH) {
     const vf t = vtanh(kRootTwoOverPi * (x + kCubic * x * x * x));
     return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * kRootTwoOverPi * (1.0f + 3.0f * kCubic * x * x);
   }
-  const vf density = 0.3989422804014327f * vexp(-0.5f * x * x);
-  return 0.5f * (1.0f + verf(x * 0.7071067811865476f)) + x * density;
+  const vf density = 0.3989422804014327f * vexp2(x * x * -0.72134752044448170f);
+  return 0.5f + halfErf(x) + x * density;
+}
+
+// f(i, count) over the vectors of a flat range.
+template <typename G>
+static void flat(int64_t context, int64_t count, const G& f) {
+  parallel_for(reinterpret_cast<TyContext*>(context), blocks(count, kChunk), [&](int64_t task, int) {
+    const int64_t to = least(count, (task + 1) * kChunk);
+    int64_t i = task * kChunk;
+    for (; i + W <= to; i += W) f(i, W);
+    if (i < to) f(i, to - i);
+  });
+}
+
+template <bool TANH>
+static void geluAll(int64_t context, float* out, const float* x, int64_t count) {
+  flat(context, count, [&](int64_t i, int64_t n) { put(out + i, gelu<TANH>(get(x + i, n)), n); });
+}
+
+template <bool TANH>
+static void geluBackwardAll(int64_t context, float* dx, const float* dOut, const float* x, int64_t count) {
+  flat(context, count,
+       [&](int64_t i, int64_t n) { put(dx + i, get(dOut + i, n) * geluSlope<TANH>(get(x + i, n)), n); });
 }
 }  // namespace
 
@@ -55,17 +99,11 @@ TY_EXPORT(ty_swiglu_backward)(int64_t context, int64_t dGateUp, int64_t dOut, in
 }
 
 TY_EXPORT(ty_gelu)(int64_t context, int64_t out, int64_t x, int64_t count, int32_t tanhForm) {
-  each(context, blocks(count, kChunk), kChunk, [&](int64_t r, int64_t j, int64_t) {
-    const int64_t i = r * kChunk + j, n = least(W, count - i);
-    if (n > 0) put(F(out) + i, gelu(get(F(x) + i, n), tanhForm != 0), n);
-  });
+  (tanhForm ? geluAll<true> : geluAll<false>)(context, F(out), F(x), count);
 }
 
 TY_EXPORT(ty_gelu_backward)(int64_t context, int64_t dx, int64_t dOut, int64_t x, int64_t count, int32_t tanhForm) {
-  each(context, blocks(count, kChunk), kChunk, [&](int64_t r, int64_t j, int64_t) {
-    const int64_t i = r * kChunk + j, n = least(W, count - i);
-    if (n > 0) put(F(dx) + i, get(F(dOut) + i, n) * geluSlope(get(F(x) + i, n), tanhForm != 0), n);
-  });
+  (tanhForm ? geluBackwardAll<true> : geluBackwardAll<false>)(context, F(dx), F(dOut), F(x), count);
 }
 
 // Pairs (i, i + half) of each head; `sign` -1 rotates back. Columns past the heads are copied unless in place.

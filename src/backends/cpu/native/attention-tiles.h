@@ -4,6 +4,7 @@
 #pragma once
 #include "context.h"
 #include "simd.h"
+#include "transpose.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -53,6 +54,23 @@ struct Matrix {
   float* data;
   int64_t stride;
   float* at(int64_t row, int64_t column) const { return data + row * stride + column; }
+};
+
+// What the next task of a thread will read, fetched into the second-level cache while this one computes: a head's rows are
+// a few lines each, far apart, and no hardware prefetcher follows them.
+struct Ahead {
+  struct Rows {
+    const float* data;
+    int64_t stride;
+  };
+  Rows rows[4];
+  int64_t count, height, width;
+  // Rows [from, to) of each; none from `height` on.
+  void fetch(int64_t from, int64_t to) const {
+    for (int64_t i = from; i < least(to, height); i++)
+      for (int64_t n = 0; n < count; n++)
+        for (int64_t c = 0; c < width; c += 16) __builtin_prefetch(rows[n].data + i * rows[n].stride + c, 0, 2);
+  }
 };
 
 // The visible keys of the queries of one tile, by lane, by register row (MR queries) and by register column (NB).
@@ -108,23 +126,6 @@ struct Visibility {
   }
 };
 
-// 2^t for t <= 0, exactly 1 at 0 and exactly 0 below -125 (and at -inf); NaN stays NaN. Minimax polynomial of degree 5
-// on [-1/2, 1/2], relative error 1e-7; slightly positive t is fine too (up to 127).
-static inline vf vexp2(vf t) {
-  const vf low = splat(-125.f);
-  const vf clamped = low > t ? low : t;
-  const vf shifted = clamped + 12582912.f;  // 1.5 * 2^23: the low bits hold the nearest integer
-  const vf f = clamped - (shifted - 12582912.f);
-  vf p = splat(1.32647273e-3f);
-  p = p * f + 9.67151299e-3f;
-  p = p * f + 5.55073358e-2f;
-  p = p * f + 2.40222424e-1f;
-  p = p * f + 6.93147004e-1f;
-  p = p * f + 1.0f;
-  const vf y = (vf)((vi)p + ((vi)shifted << 23));
-  return select(t < low, vf{}, y);
-}
-
 static inline vi lanes(const int32_t* p) { return *reinterpret_cast<const vi_mem*>(p); }
 static inline vi splatInt(int32_t x) { return x - vi{}; }
 
@@ -142,51 +143,6 @@ static inline void storeTail(float* p, vf x, int64_t n) {
 #else
   store_partial(p, x, n);
 #endif
-}
-
-// Lane exchanges of a butterfly of distance S: lanes j with bit S clear of a then b, and with bit S set of a then b.
-// Distances are template arguments because a loop over them is not unrolled, and vectors would live in memory.
-#if defined(__clang__)
-template <int S>
-static inline vf lowLanes(vf a, vf b) {
-  vf r;
-  for (int j = 0; j < W; j++) r[j] = (j & S) ? b[j - S] : a[j];
-  return r;
-}
-template <int S>
-static inline vf highLanes(vf a, vf b) {
-  vf r;
-  for (int j = 0; j < W; j++) r[j] = (j & S) ? b[j] : a[j + S];
-  return r;
-}
-#else
-template <int S>
-static inline vf lowLanes(vf a, vf b) {
-  vi from;
-  for (int j = 0; j < W; j++) from[j] = (j & S) ? W + j - S : j;
-  return __builtin_shuffle(a, b, from);
-}
-template <int S>
-static inline vf highLanes(vf a, vf b) {
-  vi from;
-  for (int j = 0; j < W; j++) from[j] = (j & S) ? W + j : j + S;
-  return __builtin_shuffle(a, b, from);
-}
-#endif
-
-// r[i][j] <-> r[j][i] by log2(W) butterfly stages.
-template <int S = 1>
-static inline void transposeSquare(vf (&r)[W]) {
-  if constexpr (S < W) {
-#pragma GCC unroll 16
-    for (int i = 0; i < W; i++) {
-      if (i & S) continue;
-      const vf a = r[i], b = r[i + S];
-      r[i] = lowLanes<S>(a, b);
-      r[i + S] = highLanes<S>(a, b);
-    }
-    transposeSquare<S * 2>(r);
-  }
 }
 
 // out[k][i] = in[i][k] * factor for `rows` rows of K columns; rows of `out` are TQ wide, zero from `rows` up to a

@@ -1,4 +1,5 @@
 // Copies, sums and embeddings: bandwidth-bound kernels over flat ranges or rows.
+#include "column-sums.h"
 #include "context.h"
 #include "simd.h"
 
@@ -98,23 +99,12 @@ TY_EXPORT(ty_axpby)(int64_t context, int64_t out, int64_t x, int64_t y, int64_t 
 // out[N] (+)= sum over rows: a task owns columns, rows are added in order in blocks of 64.
 TY_EXPORT(ty_sum_rows)(int64_t context, int64_t out, int64_t x, int64_t rows, int64_t columns, int64_t stride,
                        int32_t accumulate) {
-  constexpr int64_t strip = 4 * W;
-  parallel_for(reinterpret_cast<TyContext*>(context), blocks(columns, strip), [&](int64_t task, int) {
-    for (int64_t j = task * strip; j < least(columns, (task + 1) * strip); j += W) {
-      const int64_t n = least(W, columns - j);
-      vf total{};
-      for (int64_t r0 = 0; r0 < rows; r0 += 64) {
-        vf s{};
-        for (int64_t r = r0; r < least(rows, r0 + 64); r++) s += get(F(x) + r * stride + j, n);
-        total += s;
-      }
-      float* o = F(out) + j;
-      put(o, accumulate ? get(o, n) + total : total, n);
-    }
-  });
+  columnSums<1, 64>(context, {F(out)}, {accumulate != 0}, rows, columns,
+                    [&](int64_t r, int64_t j, int64_t n) { return Terms<1>{get(F(x) + r * stride + j, n)}; });
 }
 
-// scalars are the f64 slots of core/kernels.ts (SCALAR): 3 sum of squares, 4 norm, 5 clip factor, 6 finite, 7 scale.
+// scalars are the f64 slots of core/kernels.ts (SCALAR): 3 sum of squares, 4 norm, 5 clip factor, 6 finite, 7 scale of the
+// loss, 8 scale of gradients, 9 good steps, 10 hysteresis left, 11 skipped steps.
 TY_EXPORT(ty_scaled_sum)(int64_t context, int64_t out, int64_t x, int64_t n, int64_t scalars, int32_t accumulate) {
   double* o = reinterpret_cast<double*>(out);
   const double scale = reinterpret_cast<const double*>(scalars)[7];
@@ -130,9 +120,23 @@ TY_EXPORT(ty_sum_of_squares)(int64_t context, int64_t scalars, int64_t x, int64_
 
 TY_EXPORT(ty_clip_factor)(int64_t, int64_t scalars, double maxNorm) {
   double* s = reinterpret_cast<double*>(scalars);
-  s[4] = sqrt(s[3]);
+  s[4] = sqrt(s[3]) / s[8];
   s[6] = s[4] - s[4] == 0 ? 1 : 0;
-  s[5] = maxNorm > 0 && s[4] > maxNorm ? maxNorm / s[4] : 1;
+  s[5] = (maxNorm > 0 && s[4] > maxNorm ? maxNorm / s[4] : 1) / s[8];
+}
+
+TY_EXPORT(ty_update_loss_scale)(int64_t, int64_t scalars, double growthFactor, double growthInterval,
+                                double backoffFactor, double hysteresis, double minScale) {
+  double* s = reinterpret_cast<double*>(scalars);
+  if (s[6] != 0) {
+    if (++s[9] < growthInterval) return;
+    s[8] *= growthFactor, s[9] = 0, s[10] = hysteresis;
+    return;
+  }
+  s[11]++, s[9] = 0, s[10]--;
+  if (s[10] > 0) return;
+  const double smaller = s[8] * backoffFactor;
+  s[8] = smaller > minScale ? smaller : minScale, s[10] = hysteresis;
 }
 
 TY_EXPORT(ty_normalize)(int64_t context, int64_t out, int64_t x, int64_t n, double eps) {

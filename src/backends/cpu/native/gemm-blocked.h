@@ -1,20 +1,24 @@
 // General matrix product C (+)= op(A) op(B) + bias + residual, after Goto & van de Geijn 2008 ("Anatomy of
-// high-performance matrix multiplication"): B is packed into panels of NR columns that all threads share, A into panels
-// of MR rows by each task, and a tile of MR x NR in registers runs over them. Written once for every product (below) and
-// vector width. The order in which an element's terms are added depends on K alone, so neither the partition into tasks
-// nor the number of threads changes a bit.
+// high-performance matrix multiplication"): B is packed into panels of NR columns, a tile of up to MR x NR in registers
+// runs over them. A is only broadcast, so it is read where it lies, or from a copy in the same order where its rows would
+// fight for lines of the cache or have to be rounded. Written once for every product (below) and vector width. The order
+// in which an element's terms are added depends on K alone, so neither the partition into tasks nor the number of threads
+// changes a bit.
 #pragma once
 #include "context.h"
 #include "simd.h"
+#include "transpose.h"
 
 namespace {
 // A product says how two packed numbers are multiplied and added: plain f32, or pairs of bf16. It has
 //   kDepth            how many steps of k one packed word (32 bits) holds
-//   pack(x0, x1)      packs step k (and k + 1 where kDepth is 2)
+//   pack(x0, x1)      packs step k (and k + 1 where kDepth is 2) lane by lane
+//   packPairs(x0, x1) where kDepth is 2: packs lanes 0 and 1, 2 and 3, .. of the row x0 x1
 //   add(sum, x, y)    sum + x * y
 struct F32Product {
   static constexpr int kDepth = 1;
   static inline vf pack(vf x0, vf) { return x0; }
+  static inline vf packPairs(vf x0, vf) { return x0; }
   static inline vf add(vf sum, vf x, vf y) { return sum + x * y; }
 };
 
@@ -31,12 +35,13 @@ constexpr int NR = NV * W;
 // Packed words of k in a panel. Each slab reads and writes C once more, so long ones win although a panel of B (96 KiB)
 // then lives in the second-level cache: 192 / 256 / 384 / 768 gave 82 / 86 / 94 / 97 % on Zen 4.
 constexpr int64_t KC = 768;
-// Panels of A that a task packs at most (344 KiB of second-level cache), and bytes of B that are packed at a time.
-constexpr int64_t kPanelsA = 8;
+// Bytes of A and of B that are copied and packed at a time.
+constexpr int64_t kBytesA = 1 << 20;
 constexpr int64_t kBytesB = 6 << 20;
 constexpr int64_t kPanelsPerPack = 4;
-// Floats between panels: whole-vector writes run over a panel's end, and panels a power of two apart would fight for the
-// same lines of the first-level cache.
+constexpr int64_t kRowsPerCopy = 32;
+// Floats between panels, and between copied rows: distances that are a power of two fight for the same lines of the
+// first-level cache.
 constexpr int64_t kPadding = 16;
 
 struct Operand {
@@ -52,33 +57,7 @@ struct Epilogue {
   bool accumulate;
 };
 
-// r[i][j] <-> r[j][i] by log2(W) butterfly stages.
-static inline void transpose(vf (&r)[W]) {
-#if defined(__clang__)
-  float t[W][W];
-  memcpy(t, r, sizeof t);
-  for (int i = 0; i < W; i++)
-    for (int j = 0; j < W; j++) r[i][j] = t[j][i];
-#else
-#pragma GCC unroll 8
-  for (int s = 1; s < W; s *= 2) {
-    vi low, high;
-    for (int j = 0; j < W; j++) {
-      low[j] = (j & s) ? W + j - s : j;
-      high[j] = (j & s) ? W + j : j + s;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < W; i++) {
-      if (i & s) continue;
-      const vf a = r[i], b = r[i + s];
-      r[i] = __builtin_shuffle(a, b, low);
-      r[i + s] = __builtin_shuffle(a, b, high);
-    }
-  }
-#endif
-}
-
-// Packs kc steps from a matrix whose rows run along k: row i becomes lane i of [k][STEP], lanes from `rows` on are zero.
+// Packs kc steps of W rows that run along k: row i becomes lane i of [k][STEP], lanes from `rows` on are zero.
 template <typename P, int STEP>
 static void packAcross(float* out, const float* in, int64_t stride, int64_t rows, int64_t kc) {
   for (int64_t k = 0; k < kc; k += W) {
@@ -90,7 +69,7 @@ static void packAcross(float* out, const float* in, int64_t stride, int64_t rows
     } else {
       for (int i = 0; i < W; i++) r[i] = i < rows ? get(in + i * stride + k, count) : vf{};
     }
-    transpose(r);
+    transposeSquare(r);
     if (count == W) {
 #pragma GCC unroll 16
       for (int i = 0; i < W; i += P::kDepth, out += STEP) store(out, P::pack(r[i], r[i + P::kDepth - 1]));
@@ -103,15 +82,15 @@ static void packAcross(float* out, const float* in, int64_t stride, int64_t rows
 // Packs kc steps of `panels` panels, `panelFloats` apart, from a matrix whose rows run across them: `columns` floats of
 // each row are left. All panels of a row at once, and rows ahead of time: rows of wide matrices are pages apart, where no
 // hardware prefetcher follows.
-template <typename P, int STEP, int VECTORS>
+template <typename P, int VECTORS>
 static void packAlong(float* out, int64_t panelFloats, int64_t panels, const float* in, int64_t stride, int64_t columns,
                       int64_t kc) {
-  constexpr int64_t kAhead = 8 * P::kDepth;
-  const int64_t whole = columns < VECTORS * W ? 0 : least(panels, (columns - VECTORS * W) / STEP + 1);
-  for (int64_t k = 0; k < kc; k += P::kDepth, in += P::kDepth * stride, out += STEP) {
+  constexpr int64_t kAhead = 8 * P::kDepth, kStep = VECTORS * W;
+  const int64_t whole = least(panels, columns / kStep);
+  for (int64_t k = 0; k < kc; k += P::kDepth, in += P::kDepth * stride, out += kStep) {
     const bool hasNext = P::kDepth == 2 && k + 1 < kc;
     for (int64_t p = 0; p < whole; p++) {
-      const float* from = in + p * STEP;
+      const float* from = in + p * kStep;
       if (k + kAhead + P::kDepth <= kc) {
         __builtin_prefetch(from + kAhead * stride);
         if (VECTORS == 2) __builtin_prefetch(from + kAhead * stride + W);
@@ -124,8 +103,8 @@ static void packAlong(float* out, int64_t panelFloats, int64_t panels, const flo
     }
     for (int64_t p = whole; p < panels; p++)
       for (int v = 0; v < VECTORS; v++) {
-        const float* from = in + p * STEP + v * W;
-        const int64_t left = columns - p * STEP - v * W, n = left < 0 ? 0 : least(W, left);
+        const float* from = in + p * kStep + v * W;
+        const int64_t left = columns - p * kStep - v * W, n = left < 0 ? 0 : least(W, left);
         store(out + p * panelFloats + v * W, P::pack(get(from, n), hasNext ? get(from + stride, n) : vf{}));
       }
   }
@@ -140,9 +119,8 @@ static void packB(float* out, int64_t panelFloats, int64_t panels, const Operand
   const int64_t wide = hasNarrow ? panels - 1 : panels;
   if (!b.transposed) {
     const float* in = b.data + k0 * b.stride + n0;
-    packAlong<P, NR, NV>(out, panelFloats, wide, in, b.stride, columns, kc);
-    if (hasNarrow)
-      packAlong<P, W, 1>(out + wide * panelFloats, 0, 1, in + wide * NR, b.stride, columns - wide * NR, kc);
+    packAlong<P, NV>(out, panelFloats, wide, in, b.stride, columns, kc);
+    if (hasNarrow) packAlong<P, 1>(out + wide * panelFloats, 0, 1, in + wide * NR, b.stride, columns - wide * NR, kc);
     return;
   }
   const float* in = b.data + n0 * b.stride + k0;
@@ -153,28 +131,52 @@ static void packB(float* out, int64_t panelFloats, int64_t panels, const Operand
     packAcross<P, W>(out + wide * panelFloats, in + wide * NR * b.stride, b.stride, columns - wide * NR, kc);
 }
 
-// `panels` panels of MR rows of A from row m0 on, `rows` of them left. Writes whole vectors: up to W floats past each
-// panel's end, which kPadding leaves room for.
+// Copies rows of A that run along k: word k of row i to out[i][k / kDepth]. Rows from `rows` up to `height` are zero.
 template <typename P>
-static void packA(float* out, int64_t panelFloats, int64_t panels, const Operand& a, int64_t m0, int64_t rows,
-                  int64_t k0, int64_t kc) {
-  static_assert(MR <= W, "a panel of A is at most one vector wide");
-  if (a.transposed) {
-    packAlong<P, MR, 1>(out, panelFloats, panels, a.data + k0 * a.stride + m0, a.stride, rows, kc);
-    return;
+static void copyRows(float* out, int64_t outStride, const float* in, int64_t stride, int64_t rows, int64_t height,
+                     int64_t kc) {
+  constexpr int64_t kStep = P::kDepth * W;
+  for (int64_t i = 0; i < height; i++, out += outStride) {
+    if (i >= rows) {
+      memset(out, 0, size_t(blocks(kc, P::kDepth)) * 4);
+      continue;
+    }
+    const float* from = in + i * stride;
+    int64_t k = 0;
+    for (; k + kStep <= kc; k += kStep)
+      store(out + k / P::kDepth, P::packPairs(load(from + k), load(from + k + (P::kDepth - 1) * W)));
+    if (k == kc) continue;
+    vf x[2] = {};
+    memcpy(x, from + k, size_t(kc - k) * 4);
+    store_partial(out + k / P::kDepth, P::packPairs(x[0], x[1]), blocks(kc - k, P::kDepth));
   }
-  for (int64_t p = 0; p < panels; p++)
-    packAcross<P, MR>(out + p * panelFloats, a.data + (m0 + p * MR) * a.stride + k0, a.stride, least(MR, rows - p * MR),
-                      kc);
 }
 
-// One tile of C, over `steps` packed words of k.
+// Copies steps [from, to) of k, rows of memory where A is stored transposed: `rows` floats of each, then zeros up to
+// `height`, out[k / kDepth][i].
+template <typename P>
+static void copySteps(float* out, int64_t outStride, const float* in, int64_t stride, int64_t rows, int64_t height,
+                      int64_t kc) {
+  for (int64_t k = 0; k < kc; k += P::kDepth, out += outStride, in += P::kDepth * stride) {
+    const bool hasNext = P::kDepth == 2 && k + 1 < kc;
+    int64_t i = 0;
+    for (; i + W <= rows; i += W) store(out + i, P::pack(load(in + i), hasNext ? load(in + stride + i) : vf{}));
+    for (; i < height; i += W) {
+      const int64_t n = rows > i ? least(W, rows - i) : 0;
+      store(out + i, P::pack(get(in + i, n), hasNext ? get(in + stride + i, n) : vf{}));
+    }
+  }
+}
+
+// One tile of C, over `steps` packed words of k. A(i, k) is a[i * aStride + k], or a[k * aStride + i] where rows of
+// memory run along i.
 struct Tile {
   float* c;
   int64_t cStride;
   int64_t rows;
   int64_t columns;
   const float* a;
+  int64_t aStride;
   const float* b;
   int64_t steps;
   const float* bias;
@@ -197,31 +199,48 @@ static __attribute__((noinline)) void finishEdge(const Tile& t, const float* sum
     }
 }
 
-// A tile of R rows and V vectors of columns.
-template <typename P, int R, int V>
+// Keeps a value in a register as it is. Left to itself the compiler sees through the sums below and keeps a pointer for
+// every row of A, more than there are registers.
+template <typename T>
+static inline T opaque(T x) {
+  asm("" : "+r"(x));
+  return x;
+}
+
+// A tile of R rows and V vectors of columns; ALONG where rows of A run along k.
+template <typename P, int R, int V, bool ALONG>
 static __attribute__((noinline)) void runTile(const Tile& t) {
   vf sum[R][V];
+  const float* ahead = t.c;
 #pragma GCC unroll 16
-  for (int i = 0; i < R; i++) {
-    // C is needed after the loop: it comes from memory meanwhile.
-    if (i < t.rows) __builtin_prefetch(t.c + i * t.cStride, 1);
-    if (i < t.rows && V > 1) __builtin_prefetch(t.c + i * t.cStride + least(t.columns, V * W) - 1, 1);
+  for (int i = 0; i < R; i++, ahead = opaque(ahead + t.cStride)) {
+    // C is needed after the loop: it comes from memory meanwhile (a prefetch outside of C does no harm).
+    __builtin_prefetch(ahead, 1);
+    if (V > 1) __builtin_prefetch(ahead + V * W - 1, 1);
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) sum[i][v] = vf{};
   }
-  const float *a = t.a, *b = t.b;
-  for (int64_t k = 0; k < t.steps; k++) {
+  // Two bases and four strides reach every row along k by one addressing mode.
+  const int64_t s1 = opaque(t.aStride * 4), s3 = opaque(s1 * 3), s5 = opaque(s1 * 5), s7 = opaque(s1 * 7);
+  const char *low = reinterpret_cast<const char*>(t.a), *high = opaque(low + 9 * s1);
+  const auto row = [&](int i) {
+    const int r = i < 9 ? i : i - 9;
+    const int64_t by = r == 3 ? s3 : r == 5 ? s5 : r == 6 ? 2 * s3 : r == 7 ? s7 : r * s1;
+    return *reinterpret_cast<const float*>((i < 9 ? low : high) + by);
+  };
+  const float* b = t.b;
+  for (int64_t k = 0; k < t.steps; k++, b += V * W) {
     vf y[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) y[v] = load(b + v * W);
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
-      const vf x = splat(a[i]);
+      const vf x = splat(ALONG ? row(i) : reinterpret_cast<const float*>(low)[i]);
 #pragma GCC unroll 2
       for (int v = 0; v < V; v++) sum[i][v] = P::add(sum[i][v], x, y[v]);
     }
-    a += MR;
-    b += V * W;
+    low += ALONG ? 4 : s1;
+    high += 4;
   }
   if (t.rows < R || t.columns < V * W) {
     float sums[R * V * W];
@@ -229,51 +248,62 @@ static __attribute__((noinline)) void runTile(const Tile& t) {
     finishEdge(t, sums, V);
     return;
   }
-#define TY_EACH                  \
-  _Pragma("GCC unroll 16")       \
-  for (int i = 0; i < R; i++)    \
-    _Pragma("GCC unroll 2")      \
-    for (int v = 0; v < V; v++)
-  if (t.add) TY_EACH sum[i][v] += load(t.c + i * t.cStride + v * W);
-  if (t.bias) TY_EACH sum[i][v] += load(t.bias + v * W);
-  if (t.residual) TY_EACH sum[i][v] += load(t.residual + i * t.residualStride + v * W);
-  TY_EACH store(t.c + i * t.cStride + v * W, sum[i][v]);
-#undef TY_EACH
-}
-
-// The last panel of A has fewer rows than MR: its tile has as many, rounded up to an even number.
-template <typename P, int V>
-static void runRows(const Tile& t) {
-  switch ((t.rows + 1) / 2) {
-#if TY_ISA == 5
-    case 7: return runTile<P, 14, V>(t);
-    case 6: return runTile<P, 12, V>(t);
-    case 5: return runTile<P, 10, V>(t);
-    case 4: return runTile<P, 8, V>(t);
-#endif
-#if TY_ISA >= 2
-    case 3: return runTile<P, 6, V>(t);
-#endif
-    case 2: return runTile<P, 4, V>(t);
-    default: return runTile<P, 2, V>(t);
+  float* c = t.c;
+  const float* residual = t.residual;
+#pragma GCC unroll 16
+  for (int i = 0; i < R; i++, c = opaque(c + t.cStride)) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) {
+      vf y = sum[i][v];
+      if (t.add) y += load(c + v * W);
+      if (t.bias) y += load(t.bias + v * W);
+      if (t.residual) y += load(residual + v * W);
+      store(c + v * W, y);
+    }
+    if (t.residual) residual += t.residualStride;
   }
 }
 
-// How the tiles of a block of C are dealt out: `rowPanels` of A by `columnPanels` of B a task.
+// A tile has an even number of rows, the last one perhaps one more than C has.
+template <typename P, int V, bool ALONG>
+static void runRows(const Tile& t) {
+  switch ((t.rows + 1) / 2) {
+#if TY_ISA == 5
+    case 7: return runTile<P, 14, V, ALONG>(t);
+    case 6: return runTile<P, 12, V, ALONG>(t);
+    case 5: return runTile<P, 10, V, ALONG>(t);
+    case 4: return runTile<P, 8, V, ALONG>(t);
+#endif
+#if TY_ISA >= 2
+    case 3: return runTile<P, 6, V, ALONG>(t);
+#endif
+    case 2: return runTile<P, 4, V, ALONG>(t);
+    default: return runTile<P, 2, V, ALONG>(t);
+  }
+}
+
+// How the tiles of a block of C are dealt out: `rowTiles` of A by `columnPanels` of B a task.
 struct Partition {
-  int64_t rowPanels;
+  int64_t rowTiles;
   int64_t columnPanels;
 };
 
-// Tasks enough to share out evenly, each wide enough to make up for packing its own panels of A.
-static Partition partition(int64_t rowPanels, int64_t columnPanels) {
-  Partition p{kPanelsA, columnPanels};
-  const auto tasks = [&] { return blocks(rowPanels, p.rowPanels) * blocks(columnPanels, p.columnPanels); };
-  while (tasks() < 12 && p.rowPanels > 4) p.rowPanels /= 2;
-  while (tasks() < 12 && p.columnPanels >= 8) p.columnPanels = blocks(p.columnPanels, 2);
-  while (tasks() < 12 && p.rowPanels > 1) p.rowPanels /= 2;
-  while (tasks() < 8 && p.columnPanels > 1) p.columnPanels = blocks(p.columnPanels, 2);
+// Tasks enough to share out evenly, large enough that a panel of B serves several tiles.
+static Partition partition(int64_t rowTiles, int64_t columnPanels) {
+  Partition p{8, columnPanels};
+  const auto tasks = [&] { return blocks(rowTiles, p.rowTiles) * blocks(columnPanels, p.columnPanels); };
+  while (tasks() < 32 && p.columnPanels >= 8) p.columnPanels = blocks(p.columnPanels, 2);
+  while (tasks() < 32 && p.rowTiles > 2) p.rowTiles /= 2;
+  while (tasks() < 16 && p.columnPanels > 1) p.columnPanels = blocks(p.columnPanels, 2);
+  while (tasks() < 16 && p.rowTiles > 1) p.rowTiles /= 2;
   return p;
+}
+
+// Whether A serves as it lies: nothing to round, no row too many, and rows so near that the lines of a tile do not evict
+// each other (14 rows along k from the first-level cache, a slab of rows across from the second).
+template <typename P>
+static bool isReadInPlace(const Operand& a, int64_t M) {
+  return P::kDepth == 1 && M % 2 == 0 && a.stride <= (a.transposed ? 256 : 512);
 }
 
 template <typename P>
@@ -281,51 +311,79 @@ static void gemm(TyContext* context, float* c, int64_t cStride, const Operand& a
                  int64_t N, int64_t K, const Epilogue& e) {
   // Slabs of k of equal length, whole vectors each.
   const int64_t slabs = blocks(K, KC * P::kDepth);
-  const int64_t slab = blocks(blocks(K, slabs), W) * W;
-  const int64_t floatsA = MR * (slab / P::kDepth) + kPadding, floatsB = NR * (slab / P::kDepth) + kPadding;
-  const int64_t allColumnPanels = blocks(N, NR), rowPanels = blocks(M, MR);
+  const int64_t slab = blocks(blocks(K, slabs), W * P::kDepth) * W * P::kDepth, words = slab / P::kDepth;
+  const int64_t floatsB = NR * words + kPadding;
+  const int64_t allColumnPanels = blocks(N, NR);
   const int64_t columnPanels = blocks(allColumnPanels, blocks(allColumnPanels * floatsB * 4, kBytesB));
-  const Partition part = partition(rowPanels, columnPanels);
-  float* const packedB = static_cast<float*>(ty_shared_scratch(context, size_t(columnPanels * floatsB) * 4));
+  // Pairs of rows, so that every tile has an even number of them.
+  const bool inPlace = isReadInPlace<P>(a, M);
+  const int64_t allPairs = blocks(M, 2);
+  const int64_t mostPairs = inPlace ? allPairs : blocks(allPairs, blocks(2 * allPairs * (words + kPadding) * 4, kBytesA));
+  const int64_t strideA = a.transposed ? blocks(2 * mostPairs, W) * W + kPadding : words + kPadding;
+  const int64_t floatsA = inPlace ? 0 : strideA * (a.transposed ? words : 2 * mostPairs);
+  float* const packedB = static_cast<float*>(ty_shared_scratch(context, size_t(columnPanels * floatsB + floatsA) * 4));
+  float* const copiedA = packedB + columnPanels * floatsB;
 
   for (int64_t n0 = 0; n0 < N; n0 += columnPanels * NR) {
-    const int64_t nc = least(columnPanels * NR, N - n0);
-    const int64_t panels = blocks(nc, NR), columnTasks = blocks(panels, part.columnPanels);
+    const int64_t nc = least(columnPanels * NR, N - n0), panels = blocks(nc, NR);
     for (int64_t k0 = 0; k0 < K; k0 += slab) {
-      const int64_t kc = least(slab, K - k0);
-      parallel_for(context, blocks(panels, kPanelsPerPack), [&](int64_t task, int) {
-        const int64_t p = task * kPanelsPerPack;
-        packB<P>(packedB + p * floatsB, floatsB, least(kPanelsPerPack, panels - p), b, k0, kc, n0 + p * NR, nc - p * NR);
-      });
-      parallel_for(context, blocks(rowPanels, part.rowPanels) * columnTasks, [&](int64_t task, int thread) {
-        const int64_t rowFrom = task / columnTasks * part.rowPanels, rowTo = least(rowPanels, rowFrom + part.rowPanels);
-        const int64_t from = task % columnTasks * part.columnPanels, to = least(panels, from + part.columnPanels);
-        float* packedA = static_cast<float*>(ty_scratch(context, thread, size_t(part.rowPanels * floatsA) * 4));
-        packA<P>(packedA, floatsA, rowTo - rowFrom, a, rowFrom * MR, M - rowFrom * MR, k0, kc);
-        const bool isFirst = k0 == 0;
-        Tile t{};
-        t.cStride = cStride;
-        t.steps = blocks(kc, P::kDepth);
-        t.residualStride = e.residualStride;
-        t.add = !isFirst || e.accumulate;
-        for (int64_t p = from; p < to; p++) {
-          const int64_t n = n0 + p * NR;
-          t.columns = nc - p * NR;
-          t.b = packedB + p * floatsB;
-          t.bias = isFirst && e.bias ? e.bias + n : nullptr;
-          for (int64_t r = rowFrom; r < rowTo; r++) {
-            const int64_t m = r * MR;
-            t.rows = least(MR, M - m);
-            t.c = c + m * cStride + n;
-            t.a = packedA + (r - rowFrom) * floatsA;
-            t.residual = isFirst && e.residual ? e.residual + m * e.residualStride + n : nullptr;
-            if (t.columns > W)
-              runRows<P, NV>(t);
-            else
-              runRows<P, 1>(t);
+      const int64_t kc = least(slab, K - k0), packTasks = blocks(panels, kPanelsPerPack);
+      for (int64_t pair0 = 0; pair0 < allPairs; pair0 += mostPairs) {
+        const int64_t pairs = least(mostPairs, allPairs - pair0), m0 = 2 * pair0;
+        const int64_t rows = least(2 * pairs, M - m0);
+        const int64_t copyTasks = inPlace ? 0 : blocks(a.transposed ? kc : 2 * pairs, kRowsPerCopy);
+        const int64_t firstPack = pair0 == 0 ? packTasks : 0;
+        parallel_for(context, firstPack + copyTasks, [&](int64_t task, int) {
+          if (task < firstPack) {
+            const int64_t p = task * kPanelsPerPack;
+            packB<P>(packedB + p * floatsB, floatsB, least(kPanelsPerPack, panels - p), b, k0, kc, n0 + p * NR,
+                     nc - p * NR);
+            return;
           }
-        }
-      });
+          const int64_t from = (task - firstPack) * kRowsPerCopy;
+          if (a.transposed)
+            copySteps<P>(copiedA + from / P::kDepth * strideA, strideA, a.data + (k0 + from) * a.stride + m0, a.stride,
+                         rows, 2 * pairs, least(kRowsPerCopy, kc - from));
+          else
+            copyRows<P>(copiedA + from * strideA, strideA, a.data + (m0 + from) * a.stride + k0, a.stride, rows - from,
+                        least(kRowsPerCopy, 2 * pairs - from), kc);
+        });
+
+        const int64_t rowTiles = blocks(2 * pairs, MR);
+        const Partition part = partition(rowTiles, panels);
+        const int64_t columnTasks = blocks(panels, part.columnPanels);
+        const float* const fromA = !inPlace ? copiedA : a.transposed ? a.data + k0 * a.stride + m0
+                                                                     : a.data + m0 * a.stride + k0;
+        parallel_for(context, blocks(rowTiles, part.rowTiles) * columnTasks, [&](int64_t task, int) {
+          const int64_t rowFrom = task / columnTasks * part.rowTiles, rowTo = least(rowTiles, rowFrom + part.rowTiles);
+          const int64_t from = task % columnTasks * part.columnPanels, to = least(panels, from + part.columnPanels);
+          const bool isFirst = k0 == 0;
+          Tile t{};
+          t.cStride = cStride;
+          t.aStride = inPlace ? a.stride : strideA;
+          t.steps = blocks(kc, P::kDepth);
+          t.residualStride = e.residualStride;
+          t.add = !isFirst || e.accumulate;
+          for (int64_t p = from; p < to; p++) {
+            const int64_t n = n0 + p * NR;
+            t.columns = nc - p * NR;
+            t.b = packedB + p * floatsB;
+            t.bias = isFirst && e.bias ? e.bias + n : nullptr;
+            for (int64_t r = rowFrom; r < rowTo; r++) {
+              // Tiles of equal height, but for a pair: one of two rows would take as long as one of eight.
+              const int64_t row = pairs * r / rowTiles * 2, m = m0 + row;
+              t.rows = least(pairs * (r + 1) / rowTiles * 2, rows) - row;
+              t.c = c + m * cStride + n;
+              t.a = fromA + (a.transposed ? row : row * t.aStride);
+              t.residual = isFirst && e.residual ? e.residual + m * e.residualStride + n : nullptr;
+              if (t.columns > W)
+                a.transposed ? runRows<P, NV, false>(t) : runRows<P, NV, true>(t);
+              else
+                a.transposed ? runRows<P, 1, false>(t) : runRows<P, 1, true>(t);
+            }
+          }
+        });
+      }
     }
   }
 }

@@ -14,6 +14,7 @@ struct Bf16Product {
                                                 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return (vf)_mm512_permutexvar_epi16(interleave, halves);
   }
+  static inline vf packPairs(vf x0, vf x1) { return (vf)_mm512_cvtne2ps_pbh((__m512)x1, (__m512)x0); }
   static inline vf add(vf sum, vf x, vf y) {
     return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
   }

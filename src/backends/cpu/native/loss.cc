@@ -2,11 +2,12 @@
 #include "context.h"
 #include "simd.h"
 
-// scalars: address of the f64 slots (7 = loss scale) or 0 for the loss alone.
+// scalars: address of the f64 slots (7 = loss scale, 8 = gradient scale) or 0 for the loss alone.
 TY_EXPORT(ty_softmax_cross_entropy)(int64_t context, int64_t losses, int64_t logits, int64_t targets, int64_t scalars,
                                     int64_t rows, int64_t vocab) {
   const int32_t* target = reinterpret_cast<const int32_t*>(targets);
-  const double scale = scalars ? reinterpret_cast<const double*>(scalars)[7] : 0;
+  const double* s = reinterpret_cast<const double*>(scalars);
+  const double scale = scalars ? s[7] * s[8] : 0;
   const int64_t perTask = rows_per_task(vocab, 1 << 14);
   parallel_for(reinterpret_cast<TyContext*>(context), blocks(rows, perTask), [&](int64_t task, int) {
     for (int64_t r = task * perTask; r < least(rows, (task + 1) * perTask); r++) {
@@ -28,21 +29,21 @@ TY_EXPORT(ty_softmax_cross_entropy)(int64_t context, int64_t losses, int64_t log
       double sum = 0;
       for (int64_t b = 0; b < vocab; b += 4096) {
         const int64_t to = least(vocab, b + 4096);
-        vf s{};
+        vf part{};
         for (j = b; j < to; j += W) {
           const int64_t n = least(W, to - j);
           if (n == W) {
             const vf e = vexp(load(x + j) - top);
-            s += e;
+            part += e;
             if (scalars) store(x + j, e);
           } else {
             vf e = vexp(load_partial(x + j, n) - top), kept{};
             memcpy(&kept, &e, size_t(n) * 4);
-            s += kept;
+            part += kept;
             if (scalars) store_partial(x + j, e, n);
           }
         }
-        sum += hsum(s);
+        sum += hsum(part);
       }
       *loss = float(log(sum) + double(top) - double(targetLogit));
       if (!scalars) continue;

@@ -1,11 +1,12 @@
 // RMSNorm and LayerNorm, forward and backward. A row is summed in vectors of f32 (rows are short), weight gradients
 // as partials of fixed blocks of rows that are added in order.
+#include "column-sums.h"
 #include "context.h"
 #include "simd.h"
 
 namespace {
-// Rows of a weight-gradient partial.
-constexpr int64_t kRows = 128;
+// Rows of a partial of a weight gradient.
+constexpr int64_t kPartialRows = 128;
 
 template <typename G>
 static void eachRow(int64_t context, int64_t rows, int64_t columns, const G& g) {
@@ -26,24 +27,6 @@ static inline float rowSum(int64_t columns, const G& g) {
   }
   for (; j < columns; j += W) s0 += g(j, least(W, columns - j));
   return hsum(s0 + s1);
-}
-
-// d[c] (+)= sum over rows of g(r, j, n): partials of kRows rows, added in order by the task that owns the columns.
-template <typename G>
-static void columnSums(int64_t context, float* d, int64_t rows, int64_t columns, bool accumulate, const G& g) {
-  constexpr int64_t strip = 4 * W;
-  parallel_for(reinterpret_cast<TyContext*>(context), blocks(columns, strip), [&](int64_t task, int) {
-    for (int64_t j = task * strip; j < least(columns, (task + 1) * strip); j += W) {
-      const int64_t n = least(W, columns - j);
-      vf total{};
-      for (int64_t r0 = 0; r0 < rows; r0 += kRows) {
-        vf s{};
-        for (int64_t r = r0; r < least(rows, r0 + kRows); r++) s += g(r, j, n);
-        total += s;
-      }
-      put(d + j, accumulate ? get(d + j, n) + total : total, n);
-    }
-  });
 }
 }  // namespace
 
@@ -85,8 +68,8 @@ TY_EXPORT(ty_rmsnorm_backward_input)(int64_t context, int64_t dx, int64_t dOut, 
 
 TY_EXPORT(ty_rmsnorm_backward_weight)(int64_t context, int64_t dWeight, int64_t dOut, int64_t x, int64_t rstd,
                                       int64_t rows, int64_t D, int32_t accumulate) {
-  columnSums(context, F(dWeight), rows, D, accumulate != 0, [&](int64_t r, int64_t j, int64_t n) {
-    return get(F(dOut) + r * D + j, n) * get(F(x) + r * D + j, n) * F(rstd)[r];
+  columnSums<1, kPartialRows>(context, {F(dWeight)}, {accumulate != 0}, rows, D, [&](int64_t r, int64_t j, int64_t n) {
+    return Terms<1>{get(F(dOut) + r * D + j, n) * get(F(x) + r * D + j, n) * F(rstd)[r]};
   });
 }
 
@@ -135,11 +118,12 @@ TY_EXPORT(ty_layernorm_backward_input)(int64_t context, int64_t dx, int64_t dOut
   });
 }
 
+// accumulate: 1 adds to dWeight, 2 to dBias, 3 to both.
 TY_EXPORT(ty_layernorm_backward_weight)(int64_t context, int64_t dWeight, int64_t dBias, int64_t dOut, int64_t x,
                                         int64_t mean, int64_t rstd, int64_t rows, int64_t D, int32_t accumulate) {
-  columnSums(context, F(dWeight), rows, D, accumulate != 0, [&](int64_t r, int64_t j, int64_t n) {
-    return get(F(dOut) + r * D + j, n) * ((get(F(x) + r * D + j, n) - F(mean)[r]) * F(rstd)[r]);
-  });
-  columnSums(context, F(dBias), rows, D, accumulate != 0,
-             [&](int64_t r, int64_t j, int64_t n) { return get(F(dOut) + r * D + j, n); });
+  columnSums<2, kPartialRows>(context, {F(dWeight), F(dBias)}, {(accumulate & 1) != 0, (accumulate & 2) != 0}, rows, D,
+                              [&](int64_t r, int64_t j, int64_t n) {
+                                const vf dy = get(F(dOut) + r * D + j, n);
+                                return Terms<2>{dy * ((get(F(x) + r * D + j, n) - F(mean)[r]) * F(rstd)[r]), dy};
+                              });
 }

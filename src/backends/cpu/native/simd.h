@@ -73,6 +73,23 @@ static inline vf vexp(vf x) {
   return select(x < splat(-87.3f), vf{}, select(x > splat(88.7f), splat(INFINITY), y));
 }
 
+// 2^t for t <= 0, exactly 1 at 0 and exactly 0 below -125 (and at -inf); NaN stays NaN. Minimax polynomial of degree 5
+// on [-1/2, 1/2], relative error 1e-7; slightly positive t is fine too (up to 127).
+static inline vf vexp2(vf t) {
+  const vf low = splat(-125.f);
+  const vf clamped = low > t ? low : t;
+  const vf shifted = clamped + 12582912.f;  // 1.5 * 2^23: the low bits hold the nearest integer
+  const vf f = clamped - (shifted - 12582912.f);
+  vf p = splat(1.32647273e-3f);
+  p = p * f + 9.67151299e-3f;
+  p = p * f + 5.55073358e-2f;
+  p = p * f + 2.40222424e-1f;
+  p = p * f + 6.93147004e-1f;
+  p = p * f + 1.0f;
+  const vf y = (vf)((vi)p + ((vi)shifted << 23));
+  return select(t < low, vf{}, y);
+}
+
 static inline vf vsigmoid(vf x) { return 1.0f / (1.0f + vexp(-x)); }
 
 static inline vf vtanh(vf x) {
@@ -87,33 +104,6 @@ static inline vf vtanh(vf x) {
   const vf small = p * z * x + x;
   const vf big = 1.0f - 2.0f / (vexp(2.0f * a) + 1.0f);
   return select(a < splat(0.625f), small, select(x < vf{}, -big, big));
-}
-
-// erf: series near 0, else 1 - erfc by Numerical Recipes' Chebyshev fit (relative error 1.2e-7 of erfc).
-static inline vf verf(vf x) {
-  const vf a = vabs(x);
-  const vf z2 = x * x;
-  vf s = splat(7.853861353153693E-5f);
-  s = s * z2 + -8.010193625184903E-4f;
-  s = s * z2 + 5.188327685732524E-3f;
-  s = s * z2 + -2.685381193529856E-2f;
-  s = s * z2 + 1.128358514861418E-1f;
-  s = s * z2 + -3.761262582423300E-1f;
-  s = s * z2 + 1.128379165726710E+0f;
-  const vf small = s * x;
-  const vf t = 1.0f / (1.0f + 0.5f * a);
-  vf p = splat(0.17087277f);
-  p = p * t + -0.82215223f;
-  p = p * t + 1.48851587f;
-  p = p * t + -1.13520398f;
-  p = p * t + 0.27886807f;
-  p = p * t + -0.18628806f;
-  p = p * t + 0.09678418f;
-  p = p * t + 0.37409196f;
-  p = p * t + 1.00002368f;
-  p = p * t + -1.26551223f;
-  const vf big = 1.0f - t * vexp(p - a * a);
-  return select(a < splat(1.0f), small, select(x < vf{}, -big, big));
 }
 
 static inline vf get(const float* p, int64_t n) { return n == W ? load(p) : load_partial(p, n); }

@@ -1,0 +1,232 @@
+// Attention on cuDNN's fused engines where cuDNN is installed: training shapes in bf16 and f16, causal or full. Plans are
+// kept by shape. Serves no windows, no packed documents and no decoding: other kernels do.
+import koffi from 'koffi'
+import { DTYPE_BYTES } from '../../core/dtype.ts'
+import { invariant } from '../../core/errors.ts'
+import type { AttentionOptions, Kernels } from '../../core/kernels.ts'
+import type { Tensor } from '../../core/tensor.ts'
+import {
+  type ActivationName,
+  type AttentionPlan,
+  type AttentionProblem,
+  backwardPlan,
+  forwardPlan,
+  TENSOR_ID,
+  type TensorName,
+} from './attention-cudnn-graph.ts'
+import { CudnnError, type CudnnLibrary } from './cudnn.ts'
+import type { CudaRuntime } from './runtime.ts'
+
+/** Up to 9.15.0 gradients want an explicit padding mask where the keys do not fill tiles of 128. */
+const LAST_WITH_RAGGED_TILES = 91500
+const TILE_KEYS = 128
+const MAX_HEAD_DIM = 256
+/** cuDNN's kernels start no block for a shorter row. */
+const MIN_LENGTH = 2
+const SCRATCH_ALIGNMENT = 256
+/** Gradients whose scratch would be larger are made in parts, as long as a part fills the card. */
+const MAX_SCRATCH_BYTES = 1 << 30
+/** Blocks of 128 queries that fill a card, for each of its multiprocessors. */
+const FULL_BLOCKS = 4
+const BLOCK_QUERIES = 128
+
+const KEY_SIDE: ReadonlySet<string> = new Set(['k', 'v', 'dk', 'dv'])
+
+type Addresses = Partial<Record<TensorName, number>>
+type AttentionArguments = [q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions]
+
+export interface AttentionCudnn extends Pick<Kernels, 'attention' | 'attentionBackward'> {
+  /** Whether `attention` serves these tensors; makes and keeps the plan, which takes a second the first time. */
+  supports(...args: AttentionArguments): boolean
+  /** The same for `attentionBackward`, with gradients laid out as q, k and v, and dOut and out without gaps. */
+  supportsBackward(...args: AttentionArguments): boolean
+  /** Bytes of scratch that the backward of these tensors takes. */
+  backwardBytes(...args: AttentionArguments): number
+}
+
+/**
+ * Serves nothing where cuDNN cannot be used (`library.problem` says why). cuDNN is loaded when it is first asked.
+ * @param options.isDeterministic  gradients have the same bits in every run: slower, and with scratch of Tq * Tk * 2
+ *   bytes for each head and sequence in work. Otherwise dq is summed in any order, in Tq * D * 4 bytes.
+ * @param options.maxScratchBytes  gradients that would take more are made in parts
+ * @param options.engineChoice  passes over so many of the engines that cuDNN offers; for benches
+ */
+export function attentionCudnn(
+  runtime: CudaRuntime,
+  library: CudnnLibrary,
+  {
+    isDeterministic,
+    maxScratchBytes = MAX_SCRATCH_BYTES,
+    engineChoice = 0,
+  }: { isDeterministic: boolean; maxScratchBytes?: number; engineChoice?: number },
+): AttentionCudnn {
+  let handle = 0
+  /** undefined: no engine serves it. */
+  const plans = new Map<string, AttentionPlan | undefined>()
+  // [one, minus infinity, scale]: read by cuDNN when a plan is executed.
+  const scalars = new Float32Array(new ArrayBuffer(64))
+  scalars.set([1, Number.NEGATIVE_INFINITY])
+  const scalarsAddress = Number(koffi.address(scalars as never))
+
+  function planFor(direction: 'forward' | 'backward', problem: AttentionProblem): AttentionPlan | undefined {
+    const key = `${direction} ${keyOf(problem)}`
+    if (!plans.has(key)) {
+      if (handle === 0) handle = library.createHandle(runtime.stream)
+      try {
+        plans.set(key, (direction === 'forward' ? forwardPlan : backwardPlan)(library, handle, problem, engineChoice))
+      } catch (error) {
+        if (!(error instanceof CudnnError && error.isUnsupported)) throw error
+        plans.set(key, undefined)
+      }
+    }
+    return plans.get(key)
+  }
+
+  function isUsable(): boolean {
+    return library.problem === undefined
+  }
+
+  function problemOf(strides: AttentionProblem['strides'], q: Tensor, k: Tensor, options: AttentionOptions) {
+    const { numHeads, numKeyValueHeads, headDim, isCausal } = options
+    const [batch, queries] = q.shape as [number, number]
+    const keys = k.shape[1]!
+    const { dtype } = q
+    return { dtype, batch, numHeads, numKeyValueHeads, queries, keys, headDim, isCausal, isDeterministic, strides }
+  }
+
+  function forwardProblem(...[q, k, v, options]: AttentionArguments): AttentionProblem {
+    const out = options.numHeads * options.headDim
+    return problemOf({ q: q.rowStride, k: k.rowStride, v: v.rowStride, out }, q, k, options)
+  }
+
+  function backwardProblem(...[q, k, v, options]: AttentionArguments): AttentionProblem {
+    const out = options.numHeads * options.headDim
+    const inputs = { q: q.rowStride, k: k.rowStride, v: v.rowStride, out, dOut: out }
+    return problemOf({ ...inputs, dq: q.rowStride, dk: k.rowStride, dv: v.rowStride }, q, k, options)
+  }
+
+  /** The part of a backward that is made at once: some of the sequences, or some of the heads of one. */
+  function partOf(problem: AttentionProblem): AttentionProblem {
+    const { batch, numHeads, numKeyValueHeads, queries, keys, headDim } = problem
+    const headBytes = problem.isDeterministic ? queries * keys * 2 : queries * headDim * 4
+    const fullHeads = Math.ceil((FULL_BLOCKS * runtime.multiprocessors) / Math.ceil(queries / BLOCK_QUERIES))
+    const most = Math.max(Math.floor(maxScratchBytes / headBytes), fullHeads)
+    if (batch * numHeads <= most) return problem
+    if (numHeads <= most) return { ...problem, batch: largestDivisor(batch, Math.floor(most / numHeads)) }
+    const group = numHeads / numKeyValueHeads
+    const keyValueHeads = largestDivisor(numKeyValueHeads, Math.max(1, Math.floor(most / group)))
+    return { ...problem, batch: 1, numKeyValueHeads: keyValueHeads, numHeads: keyValueHeads * group }
+  }
+
+  /** Binds memory to a plan and runs it. */
+  function execute(plan: AttentionPlan, scale: number, bound: Addresses, dqSumBytes = 0): void {
+    const workspaceBytes = Math.ceil(plan.workspaceBytes / SCRATCH_ALIGNMENT) * SCRATCH_ALIGNMENT
+    const scratch = runtime.scratch(workspaceBytes + dqSumBytes)
+    scalars[2] = scale
+    const addresses: Addresses = {
+      ...bound,
+      dqSum: scratch + workspaceBytes,
+      one: scalarsAddress,
+      minusInfinity: scalarsAddress + 4,
+      scale: scalarsAddress + 8,
+    }
+    const pack = library.create('variantPack', {
+      packIds: plan.tensors.map((name) => TENSOR_ID[name]),
+      packPointers: plan.tensors.map((name) => addresses[name]!),
+      packWorkspace: scratch,
+    })
+    try {
+      library.execute(handle, plan.descriptor, pack)
+    } finally {
+      library.destroy(pack)
+    }
+  }
+
+  return {
+    supports(...args) {
+      return isServed(...args) && isUsable() && planFor('forward', forwardProblem(...args)) !== undefined
+    },
+
+    supportsBackward(...args) {
+      const [, k] = args
+      if (!isServed(...args) || !isUsable()) return false
+      const fillsTiles = library.version > LAST_WITH_RAGGED_TILES || k.shape[1]! % TILE_KEYS === 0
+      return fillsTiles && planFor('backward', partOf(backwardProblem(...args))) !== undefined
+    },
+
+    backwardBytes(...args) {
+      const problem = partOf(backwardProblem(...args))
+      const plan = planFor('backward', problem)
+      invariant(plan !== undefined, 'backwardBytes of an attention that cuDNN does not serve')
+      return plan.workspaceBytes + SCRATCH_ALIGNMENT + dqSumBytes(problem)
+    },
+
+    attention(out, lse, q, k, v, options) {
+      const strides = { q: q.rowStride, k: k.rowStride, v: v.rowStride, out: out.rowStride }
+      const plan = planFor('forward', problemOf(strides, q, k, options))
+      invariant(plan !== undefined, 'attention that cuDNN does not serve: ask supports() first')
+      execute(plan, options.scale, addressesOf({ q, k, v, out, lse }))
+    },
+
+    attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options) {
+      const tensors = { q, k, v, out, dOut, dq, dk, dv }
+      const strides = Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [name, tensor.rowStride]))
+      const problem = problemOf(strides, q, k, options)
+      const part = partOf(problem)
+      const plan = planFor('backward', part)
+      invariant(plan !== undefined, 'attentionBackward that cuDNN does not serve: ask supportsBackward() first')
+      const whole = addressesOf({ ...tensors, lse, delta })
+      for (let row = 0; row < problem.batch; row += part.batch) {
+        for (let head = 0; head < problem.numHeads; head += part.numHeads) {
+          execute(plan, options.scale, partAddresses(whole, problem, row, head), dqSumBytes(part))
+        }
+      }
+    },
+  }
+}
+
+/** What the graphs express. Whether an engine serves it is for cuDNN to say. */
+function isServed(...[q, k, v, options]: AttentionArguments): boolean {
+  const { headDim, isCausal, scale, window, docStart } = options
+  const [queries, keys] = [q.shape[1]!, k.shape[1]!]
+  const isPlain = window === 0 && docStart === undefined && scale > 0 && (!isCausal || queries === keys)
+  const isHalf = q.dtype === 'bf16' || q.dtype === 'f16'
+  const isAligned = [q, k, v].every((x) => x.address % 16 === 0 && x.rowStride % 8 === 0)
+  const isSized = headDim % 8 === 0 && headDim <= MAX_HEAD_DIM && Math.min(queries, keys) >= MIN_LENGTH
+  return isPlain && isHalf && isAligned && isSized
+}
+
+function keyOf(problem: AttentionProblem): string {
+  const { dtype, batch, numHeads, numKeyValueHeads, queries, keys, headDim, isCausal, strides } = problem
+  const { q, k, v, out, dOut, dq, dk, dv } = strides
+  const sizes = [batch, numHeads, numKeyValueHeads, queries, keys, headDim]
+  return `${dtype} ${sizes.join()} ${isCausal} ${[q, k, v, out, dOut, dq, dk, dv].join()}`
+}
+
+/** Addresses of the part that starts at a sequence and a query head. */
+function partAddresses(whole: Addresses, problem: AttentionProblem, row: number, head: number): Addresses {
+  const { numHeads, numKeyValueHeads, queries, keys, headDim, dtype, strides } = problem
+  const keyHead = (head / numHeads) * numKeyValueHeads
+  const entries = Object.entries(whole).map(([name, address]) => {
+    if (name === 'lse' || name === 'delta') return [name, address + (row * numHeads + head) * queries * 4]
+    const [length, firstHead] = KEY_SIDE.has(name) ? [keys, keyHead] : [queries, head]
+    const elements = row * length * strides[name as ActivationName]! + firstHead * headDim
+    return [name, address + elements * DTYPE_BYTES[dtype]]
+  })
+  return Object.fromEntries(entries)
+}
+
+/** The largest divisor of n that is at most `limit`. */
+function largestDivisor(n: number, limit: number): number {
+  let divisor = Math.min(n, limit)
+  while (n % divisor !== 0) divisor--
+  return divisor
+}
+
+function dqSumBytes({ isDeterministic, batch, numHeads, queries, headDim }: AttentionProblem): number {
+  return isDeterministic ? 0 : batch * numHeads * queries * headDim * 4
+}
+
+function addressesOf(tensors: Partial<Record<TensorName, Tensor>>): Addresses {
+  return Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [name, tensor.address]))
+}

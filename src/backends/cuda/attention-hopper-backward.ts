@@ -1,0 +1,205 @@
+// Launcher of kernels/attention-hopper-backward.cu: gradients of softmax attention in bf16 and f16 on wgmma, for compute
+// capability 9.0 and heads of up to 128 columns. Says which problems it serves; the others go to attention-mma.ts.
+import type { Dtype } from '../../core/dtype.ts'
+import { invariant } from '../../core/errors.ts'
+import type { AttentionOptions, Kernels } from '../../core/kernels.ts'
+import type { Tensor } from '../../core/tensor.ts'
+import type { CudaKernel, Launcher, TensorMap } from './launcher.ts'
+
+/** Queries of a tile; tiles of keys and values, and of queries, that are in shared memory at once. */
+interface Config {
+  readonly queries: number
+  readonly keyStages: number
+  readonly queryStages: number
+}
+
+/** By the head size that is compiled, the fastest measured on an H100; smaller heads are padded with zeros by TMA. */
+const CONFIGS: Readonly<Record<number, Config>> = {
+  64: { queries: 128, keyStages: 2, queryStages: 2 },
+  96: { queries: 64, keyStages: 1, queryStages: 2 },
+  128: { queries: 64, keyStages: 1, queryStages: 2 },
+}
+const SIZES = Object.keys(CONFIGS).map(Number)
+const BLOCK_KEYS = 128
+/** Columns of a shared-memory panel: 128 bytes. */
+const PANEL_COLUMNS = 64
+/** What the heads that are worked on at one time read and add to should stay in the 50 MB of the L2 cache. */
+const CACHED_BYTES = 24 << 20
+/** Tensor maps are kept by address and shape; a training step has a few per layer. */
+const MAX_MAPS = 8192
+
+interface Variant extends Config {
+  readonly panels: number
+  readonly prepare: CudaKernel
+  readonly main: CudaKernel
+  readonly finish: CudaKernel
+}
+
+export interface AttentionHopperBackward {
+  /** Whether `attentionBackward` takes this problem: 16-byte accesses, heads of at most 128 columns, a positive scale. */
+  supports(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): boolean
+  readonly attentionBackward: Kernels['attentionBackward']
+}
+
+/**
+ * dk and dv are sums of one block in a fixed order. dq is summed by many blocks: in a fixed order, so that every run has
+ * the same bits, or with `isDeterministic` false as they come.
+ */
+export function attentionHopperBackward(
+  launcher: Launcher,
+  { isDeterministic }: { isDeterministic: boolean },
+): AttentionHopperBackward {
+  const variants = new Map<string, Variant>()
+  const maps = new Map<string, TensorMap>()
+
+  function variantFor(dtype: Dtype, size: number): Variant {
+    const key = `${dtype} ${size}`
+    let variant = variants.get(key)
+    if (variant === undefined) {
+      variant = makeVariant(launcher, dtype, size, isDeterministic)
+      variants.set(key, variant)
+    }
+    return variant
+  }
+
+  /** Boxes of `rows` positions of one head, one panel wide. */
+  function mapOf(x: Tensor, heads: number, headDim: number, rows: number): TensorMap {
+    const [batch, positions] = x.shape as [number, number]
+    const key = `${x.address} ${batch} ${positions} ${x.rowStride} ${heads} ${headDim} ${rows} ${x.dtype}`
+    let map = maps.get(key)
+    if (map === undefined) {
+      if (maps.size >= MAX_MAPS) maps.clear()
+      map = launcher.tensorMap({
+        dtype: x.dtype,
+        address: x.address,
+        sizes: [headDim, heads, positions, batch],
+        strides: [headDim, x.rowStride, positions * x.rowStride],
+        box: [PANEL_COLUMNS, 1, rows, 1],
+        swizzle: 128,
+      })
+      maps.set(key, map)
+    }
+    return map
+  }
+
+  return {
+    supports(q, k, v, { headDim, numHeads, numKeyValueHeads, scale }) {
+      return (
+        launcher.computeCapability === 90 &&
+        (q.dtype === 'bf16' || q.dtype === 'f16') &&
+        headDim % 8 === 0 &&
+        headDim <= 128 &&
+        numHeads % numKeyValueHeads === 0 &&
+        scale > 0 &&
+        [q, k, v].every(isAligned)
+      )
+    },
+
+    attentionBackward(dq, dk, dv, _delta, dOut, out, lse, q, k, v, options) {
+      const { numHeads, numKeyValueHeads, headDim, scale } = options
+      invariant([dq, dk, dv, dOut, out].every(isAligned), 'attentionBackward: all tensors must allow 16-byte accesses')
+      const [batch, queries] = q.shape as [number, number]
+      const keys = k.shape[1]!
+      const size = paddedSize(headDim)
+      const variant = variantFor(q.dtype, size)
+      const docStart = options.docStart?.address ?? 0
+      const mask = [Number(options.isCausal), options.window]
+
+      const tiles = Math.ceil(queries / variant.queries)
+      const tileCount = tiles * numHeads * batch
+      const sumBytes = tileCount * variant.queries * variant.panels * PANEL_COLUMNS * 4
+      const statisticsBytes = tileCount * variant.queries * 12
+      const sum = launcher.scratch(sumBytes + statisticsBytes + (tileCount + 1) * 4)
+      const statistics = sum + sumBytes
+      const counters = statistics + statisticsBytes
+
+      const grid = [tiles, numHeads, batch] as const
+      variant.prepare(
+        grid,
+        256,
+        statistics,
+        counters,
+        sum,
+        dOut.address,
+        out.address,
+        lse.address,
+        docStart,
+        dOut.rowStride,
+        out.rowStride,
+        queries,
+        keys,
+        headDim,
+        ...mask,
+      )
+      const units = batch * numKeyValueHeads
+      const unitBytes = (numHeads / numKeyValueHeads) * queries * size * 8 + keys * size * 4
+      variant.main(
+        Math.min(units * Math.ceil(keys / BLOCK_KEYS), launcher.multiprocessors),
+        384,
+        mapOf(q, numHeads, headDim, variant.queries),
+        mapOf(k, numKeyValueHeads, headDim, BLOCK_KEYS),
+        mapOf(v, numKeyValueHeads, headDim, BLOCK_KEYS),
+        mapOf(dOut, numHeads, headDim, variant.queries),
+        dk.address,
+        dv.address,
+        sum,
+        statistics,
+        counters,
+        docStart,
+        dk.rowStride,
+        dv.rowStride,
+        numHeads,
+        numKeyValueHeads,
+        batch,
+        queries,
+        keys,
+        headDim,
+        scale,
+        ...mask,
+        Math.max(1, Math.min(Math.floor(CACHED_BYTES / unitBytes), units)),
+      )
+      variant.finish(grid, 256, dq.address, sum, counters, dq.rowStride, queries, headDim, scale)
+    },
+  }
+}
+
+function isAligned(x: Tensor): boolean {
+  return x.address % 16 === 0 && x.rowStride % 8 === 0
+}
+
+function paddedSize(headDim: number): number {
+  return SIZES.find((size) => size >= headDim)!
+}
+
+function makeVariant(launcher: Launcher, dtype: Dtype, size: number, isDeterministic: boolean): Variant {
+  const config = CONFIGS[size]!
+  const { queries, keyStages, queryStages } = config
+  const panels = Math.ceil(size / PANEL_COLUMNS)
+  const rowBytes = panels * PANEL_COLUMNS * 2
+  const operandBytes = rowBytes * 2 * (keyStages * BLOCK_KEYS + queryStages * queries)
+  const gradientBytes = queries * BLOCK_KEYS * 2 + queries * panels * PANEL_COLUMNS * 4
+  const barriers = 2 * keyStages + 4 * queryStages + 4
+  const options = {
+    dtype,
+    defines: {
+      HEAD_DIM: size,
+      BLOCK_QUERIES: queries,
+      KEY_STAGES: keyStages,
+      QUERY_STAGES: queryStages,
+      IS_DETERMINISTIC: Number(isDeterministic),
+    },
+  }
+  const kernel = (name: string, signature: string, sharedBytes = 0) =>
+    launcher.kernel('attention-hopper-backward', name, signature, { ...options, sharedBytes })
+  return {
+    ...config,
+    panels,
+    prepare: kernel('attention_backward_prepare', 'ppppppplliiiii'),
+    main: kernel(
+      'attention_backward',
+      'mmmmpppppplliiiiiifiii',
+      operandBytes + gradientBytes + queryStages * queries * 12 + keyStages * 16 + barriers * 8,
+    ),
+    finish: kernel('attention_backward_finish', 'pppliif'),
+  }
+}

@@ -1,0 +1,158 @@
+// Launcher of kernels/attention-hopper-forward.cu: softmax attention in bf16 and f16 on wgmma, for compute capability 9.0.
+// Says which problems it serves; the others go to attention-mma.ts.
+import type { Dtype } from '../../core/dtype.ts'
+import { invariant } from '../../core/errors.ts'
+import type { AttentionOptions, Kernels } from '../../core/kernels.ts'
+import type { Tensor } from '../../core/tensor.ts'
+import type { CudaKernel, Launcher, TensorMap } from './launcher.ts'
+
+interface Config {
+  /** Keys of a tile. */
+  readonly keys: number
+  /** Warpgroups that multiply, 64 queries each. */
+  readonly groups: number
+  /** Tiles of K, and of V, in shared memory. */
+  readonly stages: number
+  /** Tiles of Q. */
+  readonly queryStages: number
+  /** Of eight exponentials, how many are polynomials. */
+  readonly polynomials: number
+}
+
+/** By the head size that is compiled, the fastest measured on an H100; smaller heads are padded with zeros by TMA. */
+const CONFIGS: Readonly<Record<number, Config>> = {
+  32: { keys: 128, groups: 3, stages: 2, queryStages: 2, polynomials: 0 },
+  64: { keys: 128, groups: 3, stages: 2, queryStages: 2, polynomials: 0 },
+  96: { keys: 128, groups: 2, stages: 2, queryStages: 2, polynomials: 0 },
+  128: { keys: 128, groups: 2, stages: 2, queryStages: 2, polynomials: 0 },
+  160: { keys: 112, groups: 2, stages: 2, queryStages: 1, polynomials: 0 },
+  192: { keys: 112, groups: 2, stages: 2, queryStages: 1, polynomials: 0 },
+  224: { keys: 80, groups: 2, stages: 2, queryStages: 1, polynomials: 0 },
+  256: { keys: 80, groups: 2, stages: 2, queryStages: 1, polynomials: 0 },
+}
+const GROUP_QUERIES = 64
+/** Columns of a shared-memory panel: 128 bytes. */
+const PANEL_COLUMNS = 64
+/** Keys and values of the heads that are worked on at one time should stay in the 50 MB of the L2 cache. */
+const CACHED_BYTES = 32 << 20
+/** Tensor maps are kept by address and shape; a training step has a few per layer. */
+const MAX_MAPS = 8192
+
+interface Variant extends Config {
+  readonly launch: CudaKernel
+}
+
+export interface AttentionHopperForward {
+  /** Whether `attention` takes this problem: 16-byte accesses, heads of at most 256 columns, a positive scale. */
+  supports(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): boolean
+  readonly attention: Kernels['attention']
+}
+
+/** The same bits in every run: a tile of queries is summed by one warpgroup, keys in falling order. */
+export function attentionHopperForward(launcher: Launcher): AttentionHopperForward {
+  const variants = new Map<string, Variant>()
+  const maps = new Map<string, TensorMap>()
+
+  function variantFor(dtype: Dtype, size: number): Variant {
+    const key = `${dtype} ${size}`
+    let variant = variants.get(key)
+    if (variant === undefined) {
+      variant = makeVariant(launcher, dtype, size)
+      variants.set(key, variant)
+    }
+    return variant
+  }
+
+  /** Boxes of `rows` positions of one head, one panel wide. */
+  function mapOf(x: Tensor, heads: number, headDim: number, rows: number): TensorMap {
+    const [batch, positions] = x.shape as [number, number]
+    const key = `${x.address} ${batch} ${positions} ${x.rowStride} ${heads} ${headDim} ${rows} ${x.dtype}`
+    let map = maps.get(key)
+    if (map === undefined) {
+      if (maps.size >= MAX_MAPS) maps.clear()
+      map = launcher.tensorMap({
+        dtype: x.dtype,
+        address: x.address,
+        sizes: [headDim, heads, positions, batch],
+        strides: [headDim, x.rowStride, positions * x.rowStride],
+        box: [PANEL_COLUMNS, 1, rows, 1],
+        swizzle: 128,
+      })
+      maps.set(key, map)
+    }
+    return map
+  }
+
+  return {
+    supports(q, k, v, { headDim, scale }) {
+      return (
+        launcher.computeCapability === 90 &&
+        (q.dtype === 'bf16' || q.dtype === 'f16') &&
+        headDim % 8 === 0 &&
+        headDim <= 256 &&
+        scale > 0 &&
+        [q, k, v].every(isAligned)
+      )
+    },
+
+    attention(out, lse, q, k, v, options) {
+      const { numHeads, numKeyValueHeads, headDim } = options
+      invariant(isAligned(out), 'attention: out must allow 16-byte stores')
+      const [batch, queries] = q.shape as [number, number]
+      const keys = k.shape[1]!
+      const size = paddedSize(headDim)
+      const variant = variantFor(q.dtype, size)
+      const tiles = Math.ceil(queries / (GROUP_QUERIES * variant.groups)) * batch * numHeads
+      const cachedHeads = Math.floor(CACHED_BYTES / (4 * keys * size)) * (numHeads / numKeyValueHeads)
+      variant.launch(
+        Math.min(tiles, launcher.multiprocessors),
+        128 * (variant.groups + 1),
+        mapOf(q, numHeads, headDim, GROUP_QUERIES),
+        mapOf(k, numKeyValueHeads, headDim, variant.keys),
+        mapOf(v, numKeyValueHeads, headDim, variant.keys),
+        out.address,
+        lse.address,
+        options.docStart?.address ?? 0,
+        out.rowStride,
+        numHeads,
+        numKeyValueHeads,
+        batch,
+        queries,
+        keys,
+        headDim,
+        options.scale * Math.LOG2E,
+        Number(options.isCausal),
+        options.window,
+        Math.max(1, Math.min(Math.floor(cachedHeads), batch * numHeads)),
+      )
+    },
+  }
+}
+
+function isAligned(x: Tensor): boolean {
+  return x.address % 16 === 0 && x.rowStride % 8 === 0
+}
+
+function paddedSize(headDim: number): number {
+  return Math.ceil(headDim / 32) * 32
+}
+
+function makeVariant(launcher: Launcher, dtype: Dtype, size: number): Variant {
+  const config = CONFIGS[size]!
+  const rowBytes = Math.ceil(size / PANEL_COLUMNS) * PANEL_COLUMNS * 2
+  const rows = config.queryStages * config.groups * GROUP_QUERIES + 2 * config.stages * config.keys
+  const launch = launcher.kernel('attention-hopper-forward', 'attention_forward', 'mmmpppliiiiiifiii', {
+    dtype,
+    defines: {
+      HEAD_DIM: size,
+      BLOCK_KEYS: config.keys,
+      GROUPS: config.groups,
+      STAGES: config.stages,
+      QUERY_STAGES: config.queryStages,
+      POLYNOMIALS: config.polynomials,
+    },
+    // Room to align the tiles to 1024 bytes, and the barriers behind them.
+    sharedBytes: 1024 + rows * rowBytes + 512,
+  })
+  return { ...config, launch }
+}

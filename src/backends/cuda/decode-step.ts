@@ -1,0 +1,174 @@
+// Launcher of kernels/decode-step-few.cu and decode-step-many.cu: a whole decoding step of a Llama as one launch. The
+// blocks wait for one another: there is one to a multiprocessor, and nothing may run beside them.
+import { standaloneTensor } from '../../core/allocator.ts'
+import type { DecodePlan, DecodeStep } from '../../core/decode-plan.ts'
+import type { Device } from '../../core/device.ts'
+import type { Dtype } from '../../core/dtype.ts'
+import type { Tensor } from '../../core/tensor.ts'
+import type { Launcher } from './launcher.ts'
+
+const WARPS = 16
+const THREADS = 32 * WARPS
+/** Inputs of a product come in pieces of this many: one entry of a ring for each warp, or a slice. */
+const INPUT_PIECE = 512
+/** Bytes of a block's ring entry: 32 for each thread. */
+const ENTRY_BYTES = 32 * THREADS
+/** Sequences that decode-step-few.cu is the faster one for, and that decode-step-many.cu can take. */
+const FEW = 8
+const MANY = 64
+/** Inputs that a thread of decode-step-few.cu can keep in its registers. */
+const FEW_MAX_INPUTS = 16 * INPUT_PIECE
+const SPLIT_POSITIONS = 256
+/** Sequences times key-value heads times splits, at most, where attention is split: more joining than it saves. */
+const MAX_SPLIT_ITEMS = 64
+/** Fewer ring entries than this would not keep the memory busy. */
+const MIN_RING = 3
+const MAX_RING = 11
+/** What comes behind the area starts at a multiple of this, as panels of products must. */
+const AREA_STEP = 1024
+/** Shared memory that the compiler takes for itself. */
+const STATIC_BYTES = 2048
+/** struct Layer of decode-step.cuh. */
+const LAYER_BYTES = 64
+/** struct Step of decode-step.cuh: addresses, sizes, floats. */
+const STEP_SIGNATURE = `${'p'.repeat(21)}iiiiiiiff`
+
+interface Sizes {
+  readonly batchSize: number
+  readonly capacity: number
+  readonly hiddenSize: number
+  readonly vocabSize: number
+}
+
+/** What the compiled kernels can be: head sizes of 64 and 128, widths of whole pieces, 16-bit elements. */
+function isServed({ weights, tokens, keys }: DecodePlan, sizes: Sizes, dtype: Dtype, isHopper: boolean): boolean {
+  const { numHeads, numKeyValueHeads, headDim, intermediateSize, layers, table, head, norm, cos, sin } = weights
+  const widths = [sizes.hiddenSize, numHeads * headDim, intermediateSize]
+  const read = [table, head, norm, ...keys, ...layers.flatMap((layer) => Object.values(layer) as Tensor[])]
+  return (
+    (dtype === 'bf16' || dtype === 'f16') &&
+    (headDim === 64 || headDim === 128) &&
+    numHeads / numKeyValueHeads <= 16 &&
+    widths.every((width) => width % INPUT_PIECE === 0) &&
+    (tokens.size > FEW ? isHopper && tokens.size <= MANY : Math.max(...widths) <= FEW_MAX_INPUTS) &&
+    read.every((tensor) => tensor.dtype === dtype && tensor.address % 16 === 0) &&
+    [cos, sin].every((tensor) => tensor.dtype === 'f32' && tensor.rowCount >= sizes.capacity)
+  )
+}
+
+/** @returns undefined where the kernels are not for such a model, batch or card */
+export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan): DecodeStep | undefined {
+  const { weights, keys, tokens, lengths, history, made, logits } = plan
+  const { numHeads, numKeyValueHeads, headDim, intermediateSize } = weights
+  const batchSize = tokens.size
+  const hiddenSize = weights.table.columnCount
+  const sizes = { batchSize, capacity: keys[0]!.shape[1]!, hiddenSize, vocabSize: weights.head.rowCount }
+  const dtype = device.floatDtype
+  if (!isServed(plan, sizes, dtype, launcher.computeCapability === 90)) return undefined
+
+  const isFew = batchSize <= FEW
+  const tokenTiles = isFew ? 1 : 2 ** Math.ceil(Math.log2(batchSize / 8))
+  const headRows = numHeads / numKeyValueHeads > 8 ? 16 : 8
+  const queryWidth = numHeads * headDim
+  const attentionBytes = 4 * WARPS * headRows * (headDim + 2)
+  const sumsBytes = 4 * 2 * WARPS * 8 * tokenTiles * 20
+  const joinBytes = 2 * FEW * (queryWidth + 8)
+  const sliceBytes = 2 * 8 * tokenTiles * INPUT_PIECE
+  const neededBytes = isFew ? Math.max(attentionBytes, sumsBytes, joinBytes) : Math.max(attentionBytes, sliceBytes)
+  const areaBytes = AREA_STEP * Math.ceil(neededBytes / AREA_STEP)
+  const tableBytes = LAYER_BYTES * weights.layers.length
+  const otherBytes = areaBytes + (isFew ? 4 * WARPS * 8 * tokenTiles : 4 * THREADS) + tableBytes
+  const ring = Math.min(MAX_RING, Math.floor((launcher.maxSharedBytes - STATIC_BYTES - otherBytes) / ENTRY_BYTES))
+  if (ring < MIN_RING) return undefined
+
+  const splits = Math.floor(MAX_SPLIT_ITEMS / (batchSize * numKeyValueHeads))
+  const maxSplits = isFew ? Math.max(1, Math.min(Math.ceil(sizes.capacity / SPLIT_POSITIONS), splits)) : 1
+  const items = batchSize * numKeyValueHeads * maxSplits
+  const teamWarps = items <= launcher.multiprocessors ? WARPS : WARPS / 2
+
+  const blocks = launcher.multiprocessors
+  const floats = (...shape: number[]): Tensor => standaloneTensor(device, shape, 'f32')
+  const integers = (count: number): Tensor => {
+    const tensor = standaloneTensor(device, [count], 'i32')
+    device.write(tensor, new Int32Array(count))
+    return tensor
+  }
+  const products = [
+    [(numHeads + 2 * numKeyValueHeads) * headDim, hiddenSize],
+    [hiddenSize, queryWidth],
+    [2 * intermediateSize, hiddenSize],
+    [hiddenSize, intermediateSize],
+    [sizes.vocabSize, hiddenSize],
+  ] as const
+  const units = products.map(([rows, inputs]) => Math.ceil(rows / 16) * (inputs / INPUT_PIECE))
+  // Everything that the launches point at, kept alive by the step.
+  const table = layerTable(device, plan)
+  const scratch = [
+    standaloneTensor(device, [batchSize, hiddenSize]),
+    standaloneTensor(device, [batchSize, queryWidth]),
+    standaloneTensor(device, [batchSize, queryWidth]),
+    standaloneTensor(device, [batchSize, intermediateSize]),
+    floats(batchSize, maxSplits, queryWidth),
+    floats(batchSize, maxSplits, numHeads),
+    integers(2 * batchSize * blocks),
+    integers(2),
+  ]
+  if (!isFew) scratch.push(floats(Math.max(...units), 16 * 8 * tokenTiles), floats(hiddenSize / 16, 8 * tokenTiles))
+  const name = isFew ? 'few' : 'many'
+  const kernel = launcher.kernel(`decode-step-${name}`, `decode_step_${name}`, STEP_SIGNATURE, {
+    dtype,
+    sharedBytes: ring * ENTRY_BYTES + otherBytes,
+    defines: {
+      HIDDEN: hiddenSize,
+      FEED_FORWARD: intermediateSize,
+      HEADS: numHeads,
+      KV_HEADS: numKeyValueHeads,
+      HEAD_DIM: headDim,
+      TOKEN_TILES: tokenTiles,
+      RING_ENTRIES: ring,
+      AREA_BYTES: areaBytes,
+      TILES_AHEAD: isFew ? 2 : 0,
+    },
+  })
+  const args = [
+    table,
+    weights.table,
+    weights.norm,
+    weights.head,
+    weights.cos,
+    weights.sin,
+    tokens,
+    lengths,
+    history,
+    made,
+  ].map((tensor) => tensor.address)
+  args.push(logits?.address ?? 0)
+  return () => {
+    kernel(
+      blocks,
+      THREADS,
+      ...args,
+      ...scratch.map((tensor) => tensor.address),
+      ...(isFew ? [0, 0] : []),
+      batchSize,
+      sizes.capacity,
+      weights.layers.length,
+      sizes.vocabSize,
+      history.shape[0]!,
+      maxSplits,
+      teamWarps,
+      weights.eps,
+      1 / Math.sqrt(headDim),
+    )
+  }
+}
+
+/** struct Layer of every layer, as the kernel reads them: addresses in halves of 32 bits. */
+function layerTable(device: Device, { weights, keys, values }: DecodePlan): Tensor {
+  const addresses = weights.layers.flatMap(({ inputNorm, qkv, o, postNorm, gateUp, down }, l) =>
+    [inputNorm, qkv, o, postNorm, gateUp, down, keys[l]!, values[l]!].map((tensor) => tensor.address),
+  )
+  const table = standaloneTensor(device, [2 * addresses.length], 'i32')
+  device.write(table, new Int32Array(BigUint64Array.from(addresses, BigInt).buffer))
+  return table
+}

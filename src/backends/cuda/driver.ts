@@ -1,0 +1,170 @@
+// The NVIDIA driver's functions through koffi. Handles and addresses travel as plain numbers; every call is checked and
+// a failure says which call it was and what the driver calls it. Knows nothing of kernels or tensors.
+import koffi from 'koffi'
+import { DeviceError } from '../../core/errors.ts'
+
+type Library = ReturnType<typeof koffi.load>
+type Value = number | bigint | string | null | ArrayBufferView | unknown[]
+
+/** CUDA 12.0: the first driver whose NVRTC and cuBLASLt know every chip that this backend compiles for. */
+export const MINIMUM_DRIVER = 12000
+
+/** The functions in use: arguments by letter. p handle or address, l int64, i int32, u uint32, s string, v host memory. */
+const FUNCTIONS = {
+  cuInit: 'u',
+  cuDriverGetVersion: 'I',
+  cuDeviceGetCount: 'I',
+  cuDeviceGet: 'Ii',
+  cuDeviceGetName: 'vii',
+  cuDeviceGetAttribute: 'Iii',
+  cuDeviceTotalMem_v2: 'Pi',
+  cuDevicePrimaryCtxRetain: 'Pi',
+  cuDevicePrimaryCtxRelease_v2: 'i',
+  cuCtxSetCurrent: 'p',
+  cuMemGetInfo_v2: 'PP',
+  cuMemAlloc_v2: 'Pl',
+  cuMemFree_v2: 'p',
+  cuMemAllocHost_v2: 'Pl',
+  cuMemFreeHost: 'p',
+  cuMemcpyHtoDAsync_v2: 'pplp',
+  cuMemcpyDtoHAsync_v2: 'pplp',
+  cuMemcpyDtoDAsync_v2: 'pplp',
+  cuMemsetD8Async: 'pulp',
+  cuStreamCreate: 'Pu',
+  cuStreamDestroy_v2: 'p',
+  cuStreamSynchronize: 'p',
+  cuEventCreate: 'Pu',
+  cuEventRecord: 'pp',
+  cuEventQuery: 'p',
+  cuEventSynchronize: 'p',
+  cuEventElapsedTime_v2: 'Fpp',
+  cuEventDestroy_v2: 'p',
+  cuModuleLoadData: 'Pv',
+  cuModuleUnload: 'p',
+  cuModuleGetFunction: 'Pps',
+  cuFuncSetAttribute: 'pii',
+  cuFuncGetAttribute: 'Iip',
+  cuLaunchKernel: 'puuuuuuuppp',
+  cuStreamBeginCapture_v2: 'pi',
+  cuStreamEndCapture: 'pP',
+  cuGraphInstantiateWithFlags: 'Ppl',
+  cuGraphLaunch: 'pp',
+  cuGraphDestroy: 'p',
+  cuGraphExecDestroy: 'p',
+  cuTensorMapEncodeTiled: 'viupvvvviiii',
+} as const
+
+export type DriverFunction = keyof typeof FUNCTIONS
+
+const TYPES: Readonly<Record<string, string>> = {
+  p: 'int64_t',
+  l: 'int64_t',
+  i: 'int32_t',
+  u: 'uint32_t',
+  s: 'const char*',
+  v: 'void*',
+  I: '_Out_ int32_t*',
+  P: '_Out_ int64_t*',
+  F: '_Out_ float*',
+}
+
+/** Older names of functions that got a new version: the same to a caller who does not use what is new. */
+const OLDER: Readonly<Partial<Record<DriverFunction, string>>> = { cuEventElapsedTime_v2: 'cuEventElapsedTime' }
+
+const OUT_OF_MEMORY = 2
+const NOT_READY = 600
+
+/** Statuses of cuResult that a caller may want to tell apart. */
+export const CU = { outOfMemory: OUT_OF_MEMORY, notReady: NOT_READY } as const
+
+export class CudaDriver {
+  /** 13000 for CUDA 13.0. */
+  readonly version: number
+  readonly #functions = new Map<DriverFunction, (...args: Value[]) => number>()
+  readonly #errorString: (status: number, out: (string | null)[]) => number
+  readonly #path: string
+
+  /**
+   * @param path  libcuda
+   * @throws DeviceError if it cannot be loaded, lacks a function, has no card, or is too old
+   */
+  constructor(path: string) {
+    this.#path = path
+    let library: Library
+    try {
+      library = koffi.load(path)
+    } catch (cause) {
+      throw new DeviceError(`cuda: the NVIDIA driver ${path} cannot be loaded: install a driver for this card`, {
+        cause,
+      })
+    }
+    for (const [name, signature] of Object.entries(FUNCTIONS) as [DriverFunction, string][]) {
+      this.#functions.set(name, this.#bind(library, name, signature))
+    }
+    this.#errorString = library.func('int cuGetErrorString(int, _Out_ const char**)')
+    const status = this.attempt('cuInit', 0)
+    if (status !== 0) {
+      throw new DeviceError(
+        `cuda: the driver ${path} does not start (${this.explain(status)}): check that nvidia-smi shows a card`,
+      )
+    }
+    this.version = this.integer('cuDriverGetVersion')
+    if (this.version < MINIMUM_DRIVER) {
+      throw new DeviceError(
+        `cuda: the driver is for CUDA ${versionText(this.version)}, ${versionText(MINIMUM_DRIVER)} or newer is needed: update the NVIDIA driver`,
+      )
+    }
+  }
+
+  #bind(library: Library, name: DriverFunction, signature: string): (...args: Value[]) => number {
+    const types = [...signature].map((letter) => TYPES[letter]!)
+    for (const symbol of [name, OLDER[name]]) {
+      if (symbol === undefined) continue
+      try {
+        return library.func(symbol, 'int', types) as unknown as (...args: Value[]) => number
+      } catch {}
+    }
+    throw new DeviceError(`cuda: the driver ${this.#path} has no ${name}: update the NVIDIA driver`)
+  }
+
+  /** The driver's own words for a status. */
+  explain(status: number): string {
+    const text: (string | null)[] = [null]
+    this.#errorString(status, text)
+    return text[0] ?? `error ${status}`
+  }
+
+  /** Calls and returns the status. */
+  attempt(name: DriverFunction, ...args: Value[]): number {
+    return this.#functions.get(name)!(...args)
+  }
+
+  /** Calls. @throws DeviceError unless it succeeds */
+  call(name: DriverFunction, ...args: Value[]): void {
+    const status = this.#functions.get(name)!(...args)
+    if (status !== 0) this.fail(name, status)
+  }
+
+  fail(name: DriverFunction, status: number): never {
+    throw new DeviceError(
+      `cuda: ${name} failed: ${this.explain(status)} (status ${status}); the card's state is lost, start again from the last checkpoint`,
+    )
+  }
+
+  /** Calls a function whose first argument is the answer (an int32, or a handle or address). */
+  integer(name: DriverFunction, ...args: Value[]): number {
+    const out = [0]
+    this.call(name, out, ...args)
+    return Number(out[0])
+  }
+
+  /** A bound function without the check, for hot paths; the caller checks the status. */
+  raw(name: DriverFunction): (...args: Value[]) => number {
+    return this.#functions.get(name)!
+  }
+}
+
+/** 13000 -> '13.0'. */
+export function versionText(version: number): string {
+  return `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`
+}

@@ -1,0 +1,757 @@
+// Gradients of softmax attention for bf16 and f16 on Hopper: wgmma, TMA, specialised warps (after FlashAttention-3,
+// arXiv:2407.08608). A block takes 128 keys at a time and walks over the queries that see them: two warpgroups, 64 keys
+// each, compute the transposes of p and ds, which from registers give dv and dk; ds also goes through shared memory for
+// the part of dq, which a copy adds to an f32 sum in global memory. Blocks add to a tile of dq in the order of a counter,
+// last keys first, so that the bits are the same in every run; the walk starts at the diagonal, so that they seldom wait.
+#include "hopper.cuh"
+
+#ifndef HEAD_DIM
+#define HEAD_DIM 64
+#endif
+#ifndef BLOCK_QUERIES
+#define BLOCK_QUERIES 128
+#endif
+/** Tiles of keys and values, and of queries, that are in shared memory at once. */
+#ifndef KEY_STAGES
+#define KEY_STAGES 2
+#endif
+#ifndef QUERY_STAGES
+#define QUERY_STAGES 2
+#endif
+/** 0: parts of dq are added in any order, to a sum that starts at zero. */
+#ifndef IS_DETERMINISTIC
+#define IS_DETERMINISTIC 1
+#endif
+/** Warps that add to dq in turn: each waits until its part has arrived in global memory. */
+#ifndef WRITERS
+#define WRITERS 3
+#endif
+
+static_assert(HEAD_DIM == 64 || HEAD_DIM == 96 || HEAD_DIM == 128, "HEAD_DIM");
+static_assert(BLOCK_QUERIES == 64 || (BLOCK_QUERIES == 128 && HEAD_DIM == 64), "accumulators fit the registers");
+
+constexpr float LOG2_E = 1.4426950408889634f;
+constexpr int UNBOUNDED = 1 << 29;
+constexpr int BLOCK_KEYS = 128;
+constexpr int PANELS = (HEAD_DIM + 63) / 64;
+constexpr u32 KEY_PANEL = BLOCK_KEYS * PANEL_ROW_BYTES;
+constexpr u32 KEY_BYTES = PANELS * KEY_PANEL;
+constexpr u32 QUERY_PANEL = BLOCK_QUERIES * PANEL_ROW_BYTES;
+constexpr u32 QUERY_BYTES = PANELS * QUERY_PANEL;
+/** Of lse, delta and the first visible key, a row of BLOCK_QUERIES each. */
+constexpr u32 STATISTICS_BYTES = 12 * BLOCK_QUERIES;
+/** Each warpgroup has 64 rows of dq (of 128), or half the columns. */
+constexpr bool IS_DQ_BY_ROWS = BLOCK_QUERIES == 128;
+constexpr int DQ_COLUMNS = IS_DQ_BY_ROWS ? 64 * PANELS : 32 * PANELS;
+constexpr u32 DQ_BYTES = 64 * DQ_COLUMNS * 4;
+
+constexpr u32 KEYS_AT = 0;
+constexpr u32 VALUES_AT = KEYS_AT + KEY_STAGES * KEY_BYTES;
+constexpr u32 QUERIES_AT = VALUES_AT + KEY_STAGES * KEY_BYTES;
+constexpr u32 DOUT_AT = QUERIES_AT + QUERY_STAGES * QUERY_BYTES;
+constexpr u32 DS_AT = DOUT_AT + QUERY_STAGES * QUERY_BYTES;
+constexpr u32 DQ_AT = DS_AT + 2 * QUERY_PANEL;
+constexpr u32 STATISTICS_AT = DQ_AT + 2 * DQ_BYTES;
+constexpr u32 ITEMS_AT = STATISTICS_AT + QUERY_STAGES * STATISTICS_BYTES;
+constexpr u32 BARRIERS_AT = ITEMS_AT + KEY_STAGES * 16;
+/** Dynamic shared memory of attention_backward. */
+constexpr u32 SHARED_BYTES = BARRIERS_AT + 8 * (2 * KEY_STAGES + 4 * QUERY_STAGES + 2 * WRITERS + 2);
+static_assert(SHARED_BYTES <= 232448, "shared memory of a block");
+
+/** Whether p is kept in f32 until ds is computed; where registers are short it is taken from its rounded form. */
+constexpr bool KEEPS_P = BLOCK_QUERIES == 64;
+
+constexpr int DS_IS_FULL = 1;
+constexpr int DS_IS_EMPTY = 2;
+
+TY_INLINE float exp2Fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+TY_INLINE float lowFloat(u32 x) {
+#if TY_DTYPE == 1
+  return __uint_as_float(x << 16);
+#else
+  return toFloat(f16_t{(u16)x});
+#endif
+}
+TY_INLINE float highFloat(u32 x) {
+#if TY_DTYPE == 1
+  return __uint_as_float(x & 0xffff0000u);
+#else
+  return toFloat(f16_t{(u16)(x >> 16)});
+#endif
+}
+
+/** Copies `bytes` (a multiple of 16) into shared memory. One thread. */
+TY_INLINE void copyBytes(u32 shared, const void* global, u32 bytes, u32 barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
+               "l"(global), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+/** Copies from shared to global memory, in a group that commitBulk closes. One thread, as for all of the following. */
+TY_INLINE void storeBytes(void* global, u32 shared, u32 bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared), "r"(bytes)
+               : "memory");
+}
+TY_INLINE void addFloats(float* global, u32 shared, u32 bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(global), "r"(shared),
+               "r"(bytes)
+               : "memory");
+}
+TY_INLINE void commitBulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/** Until at most PENDING groups still read shared memory. */
+template <int PENDING>
+TY_INLINE void waitBulkRead() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+TY_INLINE void waitBulk() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+/** Four 8 x 8 matrices, each transposed: lane 8 m + i has the address of column i of matrix m. */
+TY_INLINE void storeMatricesTransposed(u32 address, u32 r0, u32 r1, u32 r2, u32 r3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(r0), "r"(r1),
+               "r"(r2), "r"(r3)
+               : "memory");
+}
+TY_INLINE float2 loadShared8(u32 address) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
+  return x;
+}
+TY_INLINE int loadSharedInt(u32 address) {
+  int x;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+  return x;
+}
+
+/**
+ * Transposes 4 x 4 words among the four lanes of a quad: lane t gives the words t of four rows and gets row t. What was
+ * two columns of each of four tiles of 8 becomes the 8 columns of one of them.
+ */
+TY_INLINE void transposeQuad(u32 (&a)[4]) {
+  const bool isOdd = threadIdx.x & 1;
+  const bool isHigh = threadIdx.x & 2;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const u32 got = __shfl_xor_sync(0xffffffffu, isOdd ? a[i] : a[i + 1], 1);
+    if (isOdd) a[i] = got;
+    else a[i + 1] = got;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const u32 got = __shfl_xor_sync(0xffffffffu, isHigh ? a[i] : a[i + 2], 2);
+    if (isHigh) a[i] = got;
+    else a[i + 2] = got;
+  }
+}
+
+/** Which queries and keys meet: query i sees keys from i + firstOffset on, up to i + endOffset. */
+struct Bounds {
+  int queries;
+  int keys;
+  int firstOffset;
+  int endOffset;
+
+  TY_INLINE Bounds(int queries, int keys, int isCausal, int window)
+      : queries(queries),
+        keys(keys),
+        firstOffset(window > 0 ? keys - queries - window + 1 : -UNBOUNDED),
+        endOffset(isCausal ? keys - queries + 1 : UNBOUNDED) {}
+  /** Tiles of queries that see one of the keys from key0 on are tileFirst .. tileEnd - 1 (documents may end them sooner). */
+  TY_INLINE int tileFirst(int key0) const { return max(0, key0 + 1 - endOffset) / BLOCK_QUERIES; }
+  TY_INLINE int tileEnd(int key0) const {
+    const int end = min(queries, max(0, key0 + BLOCK_KEYS - firstOffset));
+    return (end + BLOCK_QUERIES - 1) / BLOCK_QUERIES;
+  }
+  /** One past the last block of keys whose walk comes to this tile of queries. */
+  TY_INLINE int blockEnd(int tile) const {
+    const int end = min(keys, tile * BLOCK_QUERIES + BLOCK_QUERIES - 1 + endOffset);
+    return (max(0, end) + BLOCK_KEYS - 1) / BLOCK_KEYS;
+  }
+};
+
+/**
+ * delta = sum over a head's columns of dOut * out, and what else the main kernel needs of each query: statistics
+ * [B, H, tiles][3][BLOCK_QUERIES] = lse in powers of 2 (+inf for queries that see nothing: probability 0), delta, first
+ * visible key. Clears counters (one for the work, one for each tile). Grid [tiles, numHeads, batch], 256 threads.
+ */
+extern "C" __global__ void __launch_bounds__(256) attention_backward_prepare(
+    float* statistics,
+    int* counters,
+    float* dqSum,
+    const scalar_t* dOut,
+    const scalar_t* out,
+    const float* lse,
+    const int* docStart,
+    i64 dOutStride,
+    i64 outStride,
+    int queries,
+    int keys,
+    int headDim,
+    int isCausal,
+    int window) {
+  constexpr int LANES = HEAD_DIM == 64 ? 8 : 16;
+  constexpr int ROWS = 256 / LANES;
+  const int tile = blockIdx.x;
+  const int head = blockIdx.y;
+  const int batch = blockIdx.z;
+  const i64 row0 = ((i64)batch * gridDim.y + head) * queries;
+  const i64 block = ((i64)batch * gridDim.y + head) * gridDim.x + tile;
+  const Bounds bounds(queries, keys, isCausal, window);
+  if (threadIdx.x == 0) {
+    counters[1 + block] = 0;
+    if (block == 0) counters[0] = 0;
+  }
+  const int column = (threadIdx.x % LANES) * 8;
+  float sums[BLOCK_QUERIES / ROWS];
+#pragma unroll
+  for (int i = 0; i < BLOCK_QUERIES / ROWS; i++) {
+    const int query = tile * BLOCK_QUERIES + i * ROWS + threadIdx.x / LANES;
+    float sum = 0.0f;
+    if (query < queries && column < headDim) {
+      const i64 position = (i64)batch * queries + query;
+      const Pack<scalar_t> x = loadPack(dOut + position * dOutStride + head * headDim + column);
+      const Pack<scalar_t> y = loadPack(out + position * outStride + head * headDim + column);
+#pragma unroll
+      for (int c = 0; c < 8; c++) sum = fmaf(toFloat(x.at[c]), toFloat(y.at[c]), sum);
+    }
+    sums[i] = sum;
+  }
+  float* const target = statistics + block * (3 * BLOCK_QUERIES);
+#pragma unroll
+  for (int i = 0; i < BLOCK_QUERIES / ROWS; i++) {
+    float sum = sums[i];
+#pragma unroll
+    for (int step = LANES / 2; step > 0; step >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    if (threadIdx.x % LANES == 0) target[BLOCK_QUERIES + i * ROWS + threadIdx.x / LANES] = sum;
+  }
+  if (threadIdx.x < BLOCK_QUERIES) {
+    const int query = tile * BLOCK_QUERIES + threadIdx.x;
+    const float infinity = __int_as_float(0x7f800000);
+    float x = infinity;
+    int first = UNBOUNDED;
+    if (query < queries) {
+      x = lse[row0 + query];
+      x = x == -infinity ? infinity : x * LOG2_E;
+      first = query + bounds.firstOffset;
+      if (docStart != nullptr) first = max(first, docStart[(i64)batch * keys + query]);
+    }
+    target[threadIdx.x] = x;
+    reinterpret_cast<int*>(target)[2 * BLOCK_QUERIES + threadIdx.x] = first;
+  }
+#if !IS_DETERMINISTIC
+  float4* const zeros = reinterpret_cast<float4*>(dqSum + block * (2 * DQ_BYTES / 4));
+  for (int i = threadIdx.x; i < (int)(2 * DQ_BYTES / 16); i += 256) zeros[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#endif
+}
+
+/**
+ * Stores 64 rows of a warpgroup, times `factor`: element 4 j + i of lane 4 g + t as in hopper.cuh. Of the columns only
+ * `columnCount`, a multiple of 8; the others are padding.
+ */
+template <int COLUMNS>
+TY_INLINE void storeRows(
+    scalar_t* to, i64 stride, int rowCount, int columnCount, const float (&x)[COLUMNS / 2], float factor) {
+  const int lane = threadIdx.x & 31;
+  const int row = ((threadIdx.x >> 5) & 3) * 16 + (lane >> 2);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    scalar_t* const target = to + (row + 8 * half) * stride + (lane & 3) * 8;
+#pragma unroll
+    for (int j = 0; j < COLUMNS / 8; j += 4) {
+      u32 words[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        words[i] = packScalars(x[4 * (j + i) + 2 * half] * factor, x[4 * (j + i) + 2 * half + 1] * factor);
+      transposeQuad(words);
+      if (row + 8 * half < rowCount && (lane & 3) * 8 + j * 8 < columnCount)
+        *reinterpret_cast<uint4*>(target + j * 8) = make_uint4(words[0], words[1], words[2], words[3]);
+    }
+  }
+}
+
+/** What a block works on, or unit -1: nothing more. A unit is one group (key-value head) of one sequence. */
+struct alignas(16) Item {
+  int unit;
+  int block;
+  int tileFirst;
+  int tileEnd;
+};
+TY_INLINE Item loadItem(u32 address) {
+  Item x;
+  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x.unit), "=r"(x.block), "=r"(x.tileFirst), "=r"(x.tileEnd)
+               : "r"(address)
+               : "memory");
+  return x;
+}
+
+/** The same in all lanes, and known to the compiler as such: wgmma may not stand in a path that could diverge. */
+TY_INLINE int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+TY_INLINE Item uniform(Item x) { return {uniform(x.unit), uniform(x.block), uniform(x.tileFirst), uniform(x.tileEnd)}; }
+
+/**
+ * dk, dv, and the unscaled sums of dq by tiles [B, H, tiles][warpgroup][columns / 8][128] of float4. Grid: at most one
+ * block for each multiprocessor (all must run at once), 384 threads, SHARED_BYTES.
+ * Work is taken in the order of a counter: `unitsPerRound` units at a time (what fits the L2 cache), of these the last
+ * blocks of keys first, and their queries from the diagonal on. Of causal masks those are the shortest: so that the end
+ * is not one of long ones, the last `reversedUnits` units (only of causal masks without more, one head a group) take the
+ * first blocks first, and their queries from the last one back.
+ */
+extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
+    const __grid_constant__ TensorMap queryMap,
+    const __grid_constant__ TensorMap keyMap,
+    const __grid_constant__ TensorMap valueMap,
+    const __grid_constant__ TensorMap dOutMap,
+    scalar_t* dk,
+    scalar_t* dv,
+    float* dqSum,
+    const float* statistics,
+    int* counters,
+    const int* docStart,
+    i64 dkStride,
+    i64 dvStride,
+    int numHeads,
+    int numKeyValueHeads,
+    int batchSize,
+    int queries,
+    int keys,
+    int headDim,
+    float scale,
+    int isCausal,
+    int window,
+    int unitsPerRound,
+    int reversedUnits) {
+  extern __shared__ __align__(1024) u8 memory[];
+  const u32 base = sharedAddress(memory);
+  const u32 keyFull = base + BARRIERS_AT;
+  const u32 keyEmpty = keyFull + 8 * KEY_STAGES;
+  const u32 queryFull = keyEmpty + 8 * KEY_STAGES;
+  const u32 queryEmpty = queryFull + 8 * QUERY_STAGES;
+  const u32 dOutFull = queryEmpty + 8 * QUERY_STAGES;
+  const u32 dOutEmpty = dOutFull + 8 * QUERY_STAGES;
+  const u32 dqFull = dOutEmpty + 8 * QUERY_STAGES;
+  const u32 dqEmpty = dqFull + 16 * WRITERS;
+  const int warp = __shfl_sync(0xffffffffu, threadIdx.x >> 5, 0);
+  const int lane = threadIdx.x & 31;
+  const Bounds bounds(queries, keys, isCausal, window);
+  const int heads = numHeads / numKeyValueHeads;
+  const int tiles = (queries + BLOCK_QUERIES - 1) / BLOCK_QUERIES;
+
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < KEY_STAGES; i++) {
+      mbarrierInit(keyFull + 8 * i, 1);
+      mbarrierInit(keyEmpty + 8 * i, 8 + WRITERS);
+    }
+    for (int i = 0; i < QUERY_STAGES; i++) {
+      mbarrierInit(queryFull + 8 * i, 1);
+      mbarrierInit(queryEmpty + 8 * i, 8);
+      mbarrierInit(dOutFull + 8 * i, 1);
+      mbarrierInit(dOutEmpty + 8 * i, 8);
+    }
+    for (int i = 0; i < 2 * WRITERS; i++) mbarrierInit(dqFull + 8 * i, 4);
+    for (int i = 0; i < 2; i++) mbarrierInit(dqEmpty + 8 * i, 1);
+    mbarrierInitFence();
+  }
+  __syncthreads();
+
+  if (warp >= 8) {
+    decreaseRegisters<24>();
+    if (warp == 8) {
+      // ---- Loads ----
+      const int blocks = (keys + BLOCK_KEYS - 1) / BLOCK_KEYS;
+      const int forwardUnits = numKeyValueHeads * batchSize - reversedUnits;
+      const int perRound = unitsPerRound * blocks;
+      const auto takeTicket = [&] {
+        int ticket = 0;
+        if (lane == 0) ticket = atomicAdd(counters, 1);
+        return __shfl_sync(0xffffffffu, ticket, 0);
+      };
+      int keyStage = 0, keyParity = 0, stage = 0, parity = 0;
+      int ticket = takeTicket();
+      for (;;) {
+        Item item;
+        if (ticket < forwardUnits * blocks) {
+          const int round = ticket / perRound;
+          const int width = min(unitsPerRound, forwardUnits - round * unitsPerRound);
+          const int place = ticket - round * perRound;
+          item.unit = round * unitsPerRound + place % width;
+          item.block = blocks - 1 - place / width;
+        } else if (ticket < (forwardUnits + reversedUnits) * blocks) {
+          const int place = ticket - forwardUnits * blocks;
+          item.unit = forwardUnits + place % reversedUnits;
+          item.block = place / reversedUnits;
+        } else {
+          item.unit = -1;
+          item.block = 0;
+        }
+        const int key0 = item.block * BLOCK_KEYS;
+        const int batch = item.unit / numKeyValueHeads;
+        const int group = item.unit - batch * numKeyValueHeads;
+        item.tileFirst = bounds.tileFirst(key0);
+        item.tileEnd = bounds.tileEnd(key0);
+        if (docStart != nullptr && item.unit >= 0) {
+          int count = 0;
+          for (int from = item.tileFirst; from < item.tileEnd; from += 32) {
+            const int tile = from + lane;
+            const bool isSeen =
+                tile < item.tileEnd && docStart[(i64)batch * keys + tile * BLOCK_QUERIES] < key0 + BLOCK_KEYS;
+            const int seen = __popc(__ballot_sync(0xffffffffu, isSeen));
+            count += seen;
+            if (seen < 32) break;
+          }
+          item.tileEnd = item.tileFirst + count;
+        }
+        if (item.unit >= 0 && item.tileFirst >= item.tileEnd) {
+          // Keys that no query sees.
+          const int chunks = headDim / 8;
+          for (int i = lane; i < min(BLOCK_KEYS, keys - key0) * chunks; i += 32) {
+            const i64 position = (i64)batch * keys + key0 + i / chunks;
+            const int column = group * headDim + i % chunks * 8;
+            *reinterpret_cast<uint4*>(dk + position * dkStride + column) = make_uint4(0, 0, 0, 0);
+            *reinterpret_cast<uint4*>(dv + position * dvStride + column) = make_uint4(0, 0, 0, 0);
+          }
+          ticket = takeTicket();
+          continue;
+        }
+        mbarrierWait(keyEmpty + 8 * keyStage, keyParity ^ 1);
+        const u32 full = keyFull + 8 * keyStage;
+        if (lane == 0) {
+          *reinterpret_cast<Item*>(memory + ITEMS_AT + 16 * keyStage) = item;
+          if (item.unit < 0) {
+            mbarrierArrive(full);
+          } else {
+            mbarrierExpect(full, 2 * KEY_BYTES);
+            for (int p = 0; p < PANELS; p++)
+              copyBox(base + KEYS_AT + keyStage * KEY_BYTES + p * KEY_PANEL, keyMap, full, 64 * p, group, key0, batch);
+            for (int p = 0; p < PANELS; p++)
+              copyBox(base + VALUES_AT + keyStage * KEY_BYTES + p * KEY_PANEL, valueMap, full, 64 * p, group, key0, batch);
+          }
+        }
+        __syncwarp();
+        if (item.unit < 0) break;
+        if (++keyStage == KEY_STAGES) keyStage = 0, keyParity ^= 1;
+        ticket = takeTicket();
+        for (int head = group * heads; head < (group + 1) * heads; head++) {
+          const float* source = statistics + (((i64)batch * numHeads + head) * tiles) * (3 * BLOCK_QUERIES);
+          for (int i = item.tileFirst; i < item.tileEnd; i++) {
+            const int tile = item.unit < forwardUnits ? i : item.tileFirst + item.tileEnd - 1 - i;
+            mbarrierWait(queryEmpty + 8 * stage, parity ^ 1);
+            if (lane == 0) {
+              const u32 barrier = queryFull + 8 * stage;
+              mbarrierExpect(barrier, QUERY_BYTES + STATISTICS_BYTES);
+              for (int p = 0; p < PANELS; p++)
+                copyBox(base + QUERIES_AT + stage * QUERY_BYTES + p * QUERY_PANEL, queryMap, barrier, 64 * p, head,
+                        tile * BLOCK_QUERIES, batch);
+              copyBytes(base + STATISTICS_AT + stage * STATISTICS_BYTES, source + tile * (3 * BLOCK_QUERIES),
+                        STATISTICS_BYTES, barrier);
+            }
+            __syncwarp();
+            mbarrierWait(dOutEmpty + 8 * stage, parity ^ 1);
+            if (lane == 0) {
+              const u32 barrier = dOutFull + 8 * stage;
+              mbarrierExpect(barrier, QUERY_BYTES);
+              for (int p = 0; p < PANELS; p++)
+                copyBox(base + DOUT_AT + stage * QUERY_BYTES + p * QUERY_PANEL, dOutMap, barrier, 64 * p, head,
+                        tile * BLOCK_QUERIES, batch);
+            }
+            __syncwarp();
+            if (++stage == QUERY_STAGES) stage = 0, parity ^= 1;
+          }
+        }
+      }
+    } else if (warp < 9 + WRITERS && lane == 0) {
+      // ---- Adds to dq ----
+      const int writer = warp - 9;
+      const u32 full = dqFull + 16 * writer;
+      const int forwardUnits = numKeyValueHeads * batchSize - reversedUnits;
+      int keyStage = 0, keyParity = 0, parity = 0, turnOfWriter = 0;
+      for (;;) {
+        mbarrierWait(keyFull + 8 * keyStage, keyParity);
+        const Item item = loadItem(base + ITEMS_AT + 16 * keyStage);
+        mbarrierArrive(keyEmpty + 8 * keyStage);
+        if (item.unit < 0) break;
+        if (++keyStage == KEY_STAGES) keyStage = 0, keyParity ^= 1;
+        const bool isReversed = item.unit >= forwardUnits;
+        // Heads of a group follow one another, and so do groups of a sequence.
+        for (int head = item.unit * heads; head < (item.unit + 1) * heads; head++) {
+          for (int i = item.tileFirst; i < item.tileEnd; i++) {
+            const bool isMine = turnOfWriter == writer;
+            if (++turnOfWriter == WRITERS) turnOfWriter = 0;
+            if (!isMine) continue;
+            const int tile = isReversed ? item.tileFirst + item.tileEnd - 1 - i : i;
+            const i64 index = (i64)head * tiles + tile;
+            float* const sum = dqSum + index * (2 * DQ_BYTES / 4);
+            int* const counter = counters + 1 + index;
+            const int turn = isReversed ? item.block : bounds.blockEnd(tile) - 1 - item.block;
+#if IS_DETERMINISTIC
+            int done;
+            do {
+              asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(done) : "l"(counter) : "memory");
+            } while (done != turn);
+            asm volatile("fence.proxy.async.global;" ::: "memory");
+#endif
+            for (int w = 0; w < 2; w++) {
+              mbarrierWait(full + 8 * w, parity);
+              if (IS_DETERMINISTIC && turn == 0) storeBytes(sum + w * (DQ_BYTES / 4), base + DQ_AT + w * DQ_BYTES, DQ_BYTES);
+              else addFloats(sum + w * (DQ_BYTES / 4), base + DQ_AT + w * DQ_BYTES, DQ_BYTES);
+              commitBulk();
+            }
+            parity ^= 1;
+            waitBulkRead<1>();
+            mbarrierArrive(dqEmpty);
+            waitBulkRead<0>();
+            mbarrierArrive(dqEmpty + 8);
+#if IS_DETERMINISTIC
+            waitBulk();
+            asm volatile("fence.proxy.async.global;" ::: "memory");
+            asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
+#else
+            // Whether any part came is what tells the last kernel that the sum is not just zeros.
+            atomicAdd(counter, 1);
+#endif
+          }
+        }
+      }
+      waitBulk();
+    }
+  } else {
+    // ---- Products ----
+    increaseRegisters<240>();
+    const int group = warp >> 2;
+    const float scaleLog2 = scale * LOG2_E;
+    // The fragment's rows are keys, its columns queries.
+    const int keyRow = group * 64 + (warp & 3) * 16 + (lane >> 2);
+    const int queryColumn = 2 * (lane & 3);
+    const int matrix = lane >> 3;
+    const int dsRow = (matrix >> 1) * 8 + (lane & 7);
+    const int dsChunk = ((warp & 3) * 2 + (matrix & 1)) ^ (lane & 7);
+    const u32 dsTarget = base + DS_AT + group * QUERY_PANEL + dsRow * PANEL_ROW_BYTES + (dsChunk << 4);
+    const u32 dqTarget = base + DQ_AT + group * DQ_BYTES + (threadIdx.x & 127) * 16;
+    const u64 dsOperand = descriptorOfRows(base + DS_AT + (IS_DQ_BY_ROWS ? group * 64 * PANEL_ROW_BYTES : 0));
+    const u32 dqColumnBytes = IS_DQ_BY_ROWS ? 0 : PANELS == 2 ? group * KEY_PANEL : group * 64;
+
+    const int forwardUnits = numKeyValueHeads * batchSize - reversedUnits;
+    int keyStage = 0, keyParity = 0, stage = 0, parity = 0, dqParity = 1, writer = 0;
+    bool isFirst = true;
+    const auto nextItem = [&] {
+      mbarrierWait(keyFull + 8 * keyStage, keyParity);
+      return uniform(loadItem(base + ITEMS_AT + 16 * keyStage));
+    };
+    float s[BLOCK_QUERIES / 2];
+    // The scores of the queries that come next with the keys of the item that comes next: nothing is lost if there are none.
+    const auto multiplyScores = [&] {
+      const u64 keyOperand = descriptorOfRows(base + KEYS_AT + keyStage * KEY_BYTES + group * 64 * PANEL_ROW_BYTES);
+      const u64 queryOperand = descriptorOfRows(base + QUERIES_AT + stage * QUERY_BYTES);
+      wgmmaFence();
+#pragma unroll
+      for (int k = 0; k < HEAD_DIM / 16; k++)
+        Wgmma<BLOCK_QUERIES>::shared<0, 0>(
+            s, advance(keyOperand, (k / 4) * KEY_PANEL + (k % 4) * 32),
+            advance(queryOperand, (k / 4) * QUERY_PANEL + (k % 4) * 32), k > 0);
+      wgmmaCommit();
+    };
+
+    Item item = nextItem();
+    if (KEY_STAGES > 1) {
+      if (item.unit >= 0) mbarrierWait(queryFull + 8 * stage, parity);
+      multiplyScores();
+    }
+    while (item.unit >= 0) {
+      const u32 keyTile = base + KEYS_AT + keyStage * KEY_BYTES;
+      const u64 valueOperand = descriptorOfRows(base + VALUES_AT + keyStage * KEY_BYTES + group * 64 * PANEL_ROW_BYTES);
+      const u64 keyColumns = descriptorOfColumns(keyTile + dqColumnBytes, KEY_PANEL);
+      const u32 oldKeyEmpty = keyEmpty + 8 * keyStage;
+      const int batch = item.unit / numKeyValueHeads;
+      const int column = (item.unit - batch * numKeyValueHeads) * headDim;
+      const int keyFirst = item.block * BLOCK_KEYS + group * 64;
+      const int key = item.block * BLOCK_KEYS + keyRow;
+      const int tileFirst = item.tileFirst;
+      const int tileEnd = item.tileEnd;
+      const int steps = (tileEnd - tileFirst) * heads;
+      float dkSum[HEAD_DIM / 2];
+      float dvSum[HEAD_DIM / 2];
+      if (KEY_STAGES == 1) {
+        mbarrierWait(queryFull + 8 * stage, parity);
+        multiplyScores();
+      }
+      const bool isReversed = item.unit >= forwardUnits;
+      int next = tileFirst;
+      int step = 0;
+      do {
+        const int query0 = (isReversed ? tileFirst + tileEnd - 1 - next : next) * BLOCK_QUERIES;
+        if (++next == tileEnd) next = tileFirst;
+        const u32 tileStatistics = base + STATISTICS_AT + stage * STATISTICS_BYTES;
+        const u32 columnStatistics = tileStatistics + 4 * queryColumn;
+        const u32 dOutTile = base + DOUT_AT + stage * QUERY_BYTES;
+
+        mbarrierWait(dOutFull + 8 * stage, parity);
+        wgmmaWait<0>();
+        keepAfterWait(s);
+        float dp[BLOCK_QUERIES / 2];
+        {
+          const u64 dOutOperand = descriptorOfRows(dOutTile);
+          wgmmaFence();
+#pragma unroll
+          for (int k = 0; k < HEAD_DIM / 16; k++)
+            Wgmma<BLOCK_QUERIES>::shared<0, 0>(
+                dp, advance(valueOperand, (k / 4) * KEY_PANEL + (k % 4) * 32),
+                advance(dOutOperand, (k / 4) * QUERY_PANEL + (k % 4) * 32), k > 0);
+          wgmmaCommit();
+        }
+
+        // p, while dp is computed.
+#pragma unroll
+        for (int j = 0; j < BLOCK_QUERIES / 8; j++) {
+          const float2 lse = loadShared8(columnStatistics + 32 * j);
+          s[4 * j] = exp2Fast(fmaf(s[4 * j], scaleLog2, -lse.x));
+          s[4 * j + 1] = exp2Fast(fmaf(s[4 * j + 1], scaleLog2, -lse.y));
+          s[4 * j + 2] = exp2Fast(fmaf(s[4 * j + 2], scaleLog2, -lse.x));
+          s[4 * j + 3] = exp2Fast(fmaf(s[4 * j + 3], scaleLog2, -lse.y));
+        }
+        if (keyFirst + 64 > min(keys, query0 + bounds.endOffset)) {
+          // A key is seen by the columns after this one; past the last key there are none.
+          const int last0 = key < keys ? key - bounds.endOffset - query0 - queryColumn : UNBOUNDED;
+          const int last1 = key + 8 < keys ? key + 8 - bounds.endOffset - query0 - queryColumn : UNBOUNDED;
+#pragma unroll
+          for (int j = 0; j < BLOCK_QUERIES / 8; j++)
+#pragma unroll
+            for (int c = 0; c < 2; c++) {
+              if (8 * j + c <= last0) s[4 * j + c] = 0.0f;
+              if (8 * j + c <= last1) s[4 * j + 2 + c] = 0.0f;
+            }
+        }
+        if (loadSharedInt(tileStatistics + 12 * BLOCK_QUERIES - 4) > keyFirst) {
+#pragma unroll
+          for (int j = 0; j < BLOCK_QUERIES / 8; j++)
+#pragma unroll
+            for (int c = 0; c < 2; c++) {
+              const int first = loadSharedInt(columnStatistics + 8 * BLOCK_QUERIES + 32 * j + 4 * c);
+              if (key < first) s[4 * j + c] = 0.0f;
+              if (key + 8 < first) s[4 * j + 2 + c] = 0.0f;
+            }
+        }
+        u32 p[BLOCK_QUERIES / 4];
+#pragma unroll
+        for (int i = 0; i < BLOCK_QUERIES / 4; i++) p[i] = packScalars(s[2 * i], s[2 * i + 1]);
+        {
+          const u64 dOutColumns = descriptorOfColumns(dOutTile, QUERY_PANEL);
+          wgmmaFence();
+#pragma unroll
+          for (int k = 0; k < BLOCK_QUERIES / 16; k++)
+            Wgmma<HEAD_DIM>::registers<1>(
+                dvSum, p[4 * k], p[4 * k + 1], p[4 * k + 2], p[4 * k + 3], advance(dOutColumns, k * 2048), k > 0 || step > 0);
+          wgmmaCommit();
+        }
+
+        // ds, while dv is computed.
+        wgmmaWait<1>();
+        keepAfterWait(dp);
+        u32 ds[BLOCK_QUERIES / 4];
+#pragma unroll
+        for (int j = 0; j < BLOCK_QUERIES / 8; j++) {
+          const float2 delta = loadShared8(columnStatistics + 4 * BLOCK_QUERIES + 32 * j);
+#pragma unroll
+          for (int half = 0; half < 2; half++)
+            ds[2 * j + half] = packScalars(
+                (KEEPS_P ? s[4 * j + 2 * half] : lowFloat(p[2 * j + half])) * (dp[4 * j + 2 * half] - delta.x),
+                (KEEPS_P ? s[4 * j + 2 * half + 1] : highFloat(p[2 * j + half])) * (dp[4 * j + 2 * half + 1] - delta.y));
+        }
+        {
+          const u64 queryColumns = descriptorOfColumns(base + QUERIES_AT + stage * QUERY_BYTES, QUERY_PANEL);
+          wgmmaFence();
+#pragma unroll
+          for (int k = 0; k < BLOCK_QUERIES / 16; k++)
+            Wgmma<HEAD_DIM>::registers<1>(
+                dkSum, ds[4 * k], ds[4 * k + 1], ds[4 * k + 2], ds[4 * k + 3], advance(queryColumns, k * 2048),
+                k > 0 || step > 0);
+          wgmmaCommit();
+        }
+        // The other warpgroup has read the last ds.
+        if (!isFirst) barrierSync(DS_IS_EMPTY + group, 256);
+        isFirst = false;
+#pragma unroll
+        for (int j = 0; j < BLOCK_QUERIES / 16; j++)
+          storeMatricesTransposed(dsTarget + j * 2048, ds[4 * j], ds[4 * j + 1], ds[4 * j + 2], ds[4 * j + 3]);
+        fenceAsyncProxy();
+        barrierSync(DS_IS_FULL, 256);
+
+        float dq[DQ_COLUMNS / 2];
+        wgmmaFence();
+#pragma unroll
+        for (int k = 0; k < BLOCK_KEYS / 16; k++)
+          Wgmma<DQ_COLUMNS>::shared<0, 1>(
+              dq, advance(dsOperand, (k / 4) * QUERY_PANEL + (k % 4) * 32), advance(keyColumns, k * 2048), k > 0);
+        wgmmaCommit();
+        wgmmaWait<1>();
+        if (lane == 0) mbarrierArrive(dOutEmpty + 8 * stage);
+        if (lane == 0) mbarrierArrive(queryEmpty + 8 * stage);
+        if (++stage == QUERY_STAGES) stage = 0, parity ^= 1;
+
+        // The next scores, while dq is stored.
+        const bool isLast = ++step == steps;
+        if (KEY_STAGES > 1) {
+          if (isLast) {
+            if (++keyStage == KEY_STAGES) keyStage = 0, keyParity ^= 1;
+            item = nextItem();
+          }
+          if (item.unit >= 0) mbarrierWait(queryFull + 8 * stage, parity);
+        } else if (!isLast) {
+          mbarrierWait(queryFull + 8 * stage, parity);
+        }
+        multiplyScores();
+        wgmmaWait<1>();
+        keepAfterWait(dq);
+        barrierArrive(DS_IS_EMPTY + 1 - group, 256);
+        mbarrierWait(dqEmpty + 8 * group, dqParity);
+        dqParity ^= 1;
+#pragma unroll
+        for (int j = 0; j < DQ_COLUMNS / 8; j++)
+          asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(dqTarget + j * 2048), "f"(dq[4 * j]),
+                       "f"(dq[4 * j + 1]), "f"(dq[4 * j + 2]), "f"(dq[4 * j + 3])
+                       : "memory");
+        fenceAsyncProxy();
+        __syncwarp();
+        if (lane == 0) mbarrierArrive(dqFull + 16 * writer + 8 * group);
+        if (++writer == WRITERS) writer = 0;
+      } while (step < steps);
+      if (KEY_STAGES == 1) wgmmaWait<0>();
+      keepAfterWait(dkSum);
+      keepAfterWait(dvSum);
+      if (lane == 0) mbarrierArrive(oldKeyEmpty);
+      if (KEY_STAGES == 1) keyParity ^= 1;
+      const i64 position = (i64)batch * keys + keyFirst;
+      storeRows<HEAD_DIM>(dk + position * dkStride + column, dkStride, keys - keyFirst, headDim, dkSum, scale);
+      storeRows<HEAD_DIM>(dv + position * dvStride + column, dvStride, keys - keyFirst, headDim, dvSum, 1.0f);
+      if (KEY_STAGES == 1) item = nextItem();
+    }
+    wgmmaWait<0>();
+    // The last signal that ds was read has to meet its barrier.
+    if (!isFirst) barrierSync(DS_IS_EMPTY + group, 256);
+  }
+}
+
+/** dq = scale * dqSum, or 0 for tiles that no keys came to. Grid [tiles, numHeads, batch], 256 threads. */
+extern "C" __global__ void __launch_bounds__(256) attention_backward_finish(
+    scalar_t* dq, const float* dqSum, const int* counters, i64 dqStride, int queries, int headDim, float scale) {
+  const i64 block = ((i64)blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  const int group = threadIdx.x >> 7;
+  const bool isEmpty = counters[1 + block] == 0;
+  const float4* const source =
+      reinterpret_cast<const float4*>(dqSum + block * (2 * DQ_BYTES / 4) + group * (DQ_BYTES / 4)) + (threadIdx.x & 127);
+  float x[DQ_COLUMNS / 2];
+#pragma unroll
+  for (int j = 0; j < DQ_COLUMNS / 8; j++) {
+    const float4 four = isEmpty ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : source[j * 128];
+    x[4 * j] = four.x;
+    x[4 * j + 1] = four.y;
+    x[4 * j + 2] = four.z;
+    x[4 * j + 3] = four.w;
+  }
+  const int row0 = blockIdx.x * BLOCK_QUERIES + (IS_DQ_BY_ROWS ? group * 64 : 0);
+  const int column0 = IS_DQ_BY_ROWS ? 0 : group * DQ_COLUMNS;
+  scalar_t* const to = dq + ((i64)blockIdx.z * queries + row0) * dqStride + blockIdx.y * headDim + column0;
+  storeRows<DQ_COLUMNS>(to, dqStride, queries - row0, headDim - column0, x, scale);
+}

@@ -1,0 +1,133 @@
+// RMSNorm and LayerNorm (IS_LAYERNORM), backward: the gradient of the input (WITH_INPUT), of weight and bias
+// (WITH_WEIGHT), or all of them while x and dOut are read once. With xhat the normalised row, g = dOut weight:
+//     dx (+)= rstd (g - mean(g) - xhat mean(g xhat)),  without mean(g) for RMSNorm
+//     dWeight = sum over rows of dOut xhat,  dBias = sum over rows of dOut
+// A block adds up the rows of its teams in registers and leaves one partial sum; norm_add_parts adds those in their
+// order. How many there are follows from the number of rows alone.
+#include "column-sums.cuh"
+#include "norm.cuh"
+
+/** Sums of a block in the order of (group, element, thread): every access is whole. */
+constexpr int WIDTH = GROUPS * GROUP * TEAM_THREADS;
+
+/** Hides from the compiler what it knows of these: else it keeps weights, xhat and g unpacked, in twice the registers. */
+TY_INLINE void forget(group_t (&groups)[GROUPS]) {
+#pragma unroll
+  for (int k = 0; k < GROUPS; k++) {
+    if constexpr (sizeof(group_t) == 16) {
+      uint4& word = reinterpret_cast<uint4&>(groups[k].word);
+      asm volatile("" : "+r"(word.x), "+r"(word.y), "+r"(word.z), "+r"(word.w));
+    }
+  }
+}
+
+#if WITH_WEIGHT
+/** The teams' sums, added one after the other, to partials[0 .. WIDTH). */
+TY_INLINE void storePartial(float* partials, const float (&sums)[GROUPS][GROUP], const Member& member, float* shared) {
+#pragma unroll 1
+  for (int team = 0; team < TEAMS; team++) {
+    if (member.team == team) {
+      const bool isFirst = team == 0, isLast = team == TEAMS - 1;
+#pragma unroll
+      for (int k = 0; k < GROUPS; k++) {
+#pragma unroll
+        for (int j = 0; j < GROUP; j++) {
+          const int at = (k * GROUP + j) * TEAM_THREADS + member.thread;
+          const float sum = isFirst ? sums[k][j] : shared[at] + sums[k][j];
+          if (isLast) partials[at] = sum;
+          else shared[at] = sum;
+        }
+      }
+    }
+    if (TEAMS > 1) __syncthreads();
+  }
+}
+#endif
+
+/** partials: [gridDim.x][WIDTH] of dWeight, then the same of dBias. */
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+    norm_backward(scalar_t* dx, float* partials, const scalar_t* dOut, const scalar_t* x, const scalar_t* weight,
+                  const float* means, const float* rstds, i64 rows, int columns, int accumulate) {
+  __shared__ TeamShared shared;
+  const Member member(columns);
+  const float share = 1.f / columns;
+  // Read from the cache in both passes over a row: in registers they would take the place of sums.
+  const auto weightAt = [=](int k) {
+    group_t w = {};
+    if (member.has(k)) w = loadGroup<GROUP>(weight + member.column(k));
+    return w;
+  };
+  float weightSums[GROUPS][GROUP] = {}, biasSums[GROUPS][GROUP] = {};
+
+  int turn = 0;
+#pragma unroll 1
+  for (i64 row = (i64)blockIdx.x * TEAMS + member.team; row < rows; row += (i64)gridDim.x * TEAMS) {
+    group_t in[GROUPS], dy[GROUPS], old[GROUPS];
+    member.load(in, x + row * columns);
+    member.load(dy, dOut + row * columns);
+    if (WITH_INPUT && accumulate) member.load(old, dx + row * columns);
+    const float rstd = rstds[row], mean = IS_LAYERNORM ? means[row] : 0.f;
+    // sums[0] of g xhat, sums[1] of g.
+    float sums[IS_LAYERNORM ? 2 : 1] = {};
+#pragma unroll
+    for (int k = 0; k < GROUPS; k++) {
+      group_t w;
+      if (WITH_INPUT) w = weightAt(k);
+#pragma unroll
+      for (int j = 0; j < GROUP; j++) {
+        const float xhat = (floatAt(in[k], j) - mean) * rstd, d = floatAt(dy[k], j);
+        if (WITH_INPUT) {
+          const float g = d * floatAt(w, j);
+          sums[0] = fmaf(g, xhat, sums[0]);
+          if constexpr (IS_LAYERNORM) sums[1] += g;
+        }
+        if (WITH_WEIGHT) {
+          weightSums[k][j] = fmaf(d, xhat, weightSums[k][j]);
+          if (IS_LAYERNORM) biasSums[k][j] += d;
+        }
+      }
+    }
+    if (!WITH_INPUT) continue;
+    teamSum(sums, shared, member, turn);
+    turn ^= 1;
+    const float projection = sums[0] * share;
+    float average = 0;
+    if constexpr (IS_LAYERNORM) average = sums[1] * share;
+    forget(in);
+    forget(dy);
+    asm volatile("" ::: "memory");
+#pragma unroll
+    for (int k = 0; k < GROUPS; k++) {
+      if (!member.has(k)) continue;
+      const group_t w = weightAt(k);
+      float y[GROUP];
+#pragma unroll
+      for (int j = 0; j < GROUP; j++) {
+        const float xhat = (floatAt(in[k], j) - mean) * rstd, g = floatAt(dy[k], j) * floatAt(w, j);
+        y[j] = rstd * (g - average - xhat * projection);
+        if (accumulate) y[j] += floatAt(old[k], j);
+      }
+      storeGroup<GROUP>(dx + row * columns + member.column(k), groupOf<scalar_t>(y));
+    }
+  }
+
+#if WITH_WEIGHT
+  __shared__ float combined[TEAMS > 1 ? WIDTH : 1];
+  float* own = partials + (i64)blockIdx.x * WIDTH;
+  storePartial(own, weightSums, member, combined);
+  if (IS_LAYERNORM) storePartial(own + (i64)gridDim.x * WIDTH, biasSums, member, combined);
+#endif
+}
+
+#if WITH_WEIGHT
+/** Adds the partial sums of dWeight (blocks of y 0) and dBias (1). accumulate: 1 adds to dWeight, 2 to dBias. */
+TY_KERNEL norm_add_parts(float* dWeight, float* dBias, const float* partials, int parts, int columns, int accumulate) {
+  const int which = blockIdx.y;
+  const auto columnAt = [](int at) {
+    const int thread = at % TEAM_THREADS, element = at / TEAM_THREADS;
+    return (thread + element / GROUP * TEAM_THREADS) * GROUP + element % GROUP;
+  };
+  addParts(which == 0 ? dWeight : dBias, partials + (i64)which * parts * WIDTH, parts, WIDTH, columns,
+           accumulate >> which & 1, columnAt);
+}
+#endif

@@ -1,0 +1,85 @@
+// Options that choose where a recipe runs and in which element type, and the device that they mean. No recipe itself.
+import { z } from 'zod'
+import type { CpuDevice } from '../backends/cpu/device.ts'
+import type { CudaDevice } from '../backends/cuda/device.ts'
+import { field } from '../config/field.ts'
+import { ConfigError } from '../core/errors.ts'
+import { openDevice } from '../open.ts'
+import { MeasuredPeak } from '../train/measured-peak.ts'
+import type { Numerics } from '../train/pretrain.ts'
+
+const whole = z.number().int().min(1)
+
+export const deviceFields = {
+  device: field(
+    z
+      .string()
+      .regex(/^(cpu|cuda(:\d+)?)$/, 'must be cpu, cuda or cuda:1 ...')
+      .default('cpu'),
+    {
+      describe: 'cpu, or an NVIDIA GPU: cuda, cuda:1 ...',
+    },
+  ),
+  precision: field(z.enum(['bf16', 'f16', 'f32']).default('bf16'), {
+    describe: 'cuda: element type of activations and of the weights that products read; masters and sums are f32',
+  }),
+  attention: field(z.enum(['auto', 'own', 'mma', 'cudnn', 'simple']).default('auto'), {
+    describe: 'cuda: attention kernels; auto takes the fastest, own leaves cuDNN out, mma are those of older cards',
+  }),
+  deterministic: field(z.boolean().default(true), {
+    describe: 'cuda: the same bits in every run; without, attention backward may be faster',
+  }),
+  threads: field(whole.optional(), { describe: 'cpu: threads; default all', example: 2 }),
+  matmulPrecision: field(z.enum(['f32', 'bf16']).default('f32'), { describe: 'cpu: products in matmul; sums are f32' }),
+}
+
+export interface DeviceChoice {
+  device: string
+  precision: 'bf16' | 'f16' | 'f32'
+  attention: 'auto' | 'own' | 'mma' | 'cudnn' | 'simple'
+  deterministic: boolean
+  threads?: number | undefined
+  matmulPrecision: 'f32' | 'bf16'
+}
+
+type Environment = Readonly<Record<string, string | undefined>>
+
+/** @throws DeviceError when it cannot be opened, ConfigError for a name that is none */
+export async function openChosenDevice(choice: DeviceChoice, env?: Environment): Promise<CpuDevice | CudaDevice> {
+  const { device, precision, attention, deterministic, threads, matmulPrecision } = choice
+  if (device === 'cpu') {
+    return await openDevice('cpu', { matmulPrecision, ...(threads !== undefined && { threads }) }, env)
+  }
+  if (!/^cuda(:\d+)?$/.test(device)) {
+    throw new ConfigError(`device: must be cpu, cuda or cuda:1 ..., got ${device}`)
+  }
+  const name = device as 'cuda' | `cuda:${number}`
+  return await openDevice(name, { precision, attention, isDeterministic: deterministic }, env)
+}
+
+/** What decides the bits of a run on this device. */
+export function numericsOf(device: CpuDevice | CudaDevice): Numerics {
+  if ('isa' in device) {
+    const { name, isa, matmulPrecision, threads } = device
+    return { device: name, isa, matmulPrecision, threads }
+  }
+  return { device: 'cuda', precision: device.precision, fingerprint: device.fingerprint }
+}
+
+/** The speed that percentages refer to, measured here and now. */
+export function measuredPeakOf(device: CpuDevice | CudaDevice): MeasuredPeak {
+  if ('isa' in device) {
+    return new MeasuredPeak({
+      what: 'f32 peak',
+      // bf16 products are faster than the peak's f32 multiply-adds.
+      isRoof: device.matmulPrecision === 'f32',
+      measure: () => device.measurePeakFlops().f32,
+    })
+  }
+  const { precision } = device
+  return new MeasuredPeak({
+    what: `${precision} matmul rate`,
+    isRoof: true,
+    measure: () => device.measureMatmulFlops(),
+  })
+}

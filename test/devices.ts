@@ -4,8 +4,8 @@
 //   TRAINYARD_CUDA_ARCHITECTURE    the card is to compile for this older chip: sm_80
 import { ISAS } from '../src/backends/cpu/library.ts'
 import type { Device } from '../src/core/device.ts'
-import { ConfigError, DeviceError } from '../src/core/errors.ts'
 import { openDevice } from '../src/open.ts'
+import { openGpu } from './gpu/gpu.ts'
 import type { Precision } from './tolerances.ts'
 
 export type DeviceUnderTest<P extends Precision = 'f32' | 'f64'> =
@@ -48,19 +48,11 @@ export async function devicesUnderTest(
   return list
 }
 
-/** src/open.ts decides whether there is a CUDA backend and a card for it; its sentence is the reason of the skip. */
+/** src/open.ts decides whether there is a card and what it needs; its sentence is the reason of the skip. */
 async function gpu(name: string, precision: GpuPrecision): Promise<DeviceUnderTest<Precision>> {
-  const open = openDevice as (
-    name: string,
-    options: { precision: GpuPrecision },
-  ) => Promise<Device & { close?(): void }>
-  try {
-    const device = await open('cuda', { precision })
-    return { name, device, precision, close: () => device.close?.() }
-  } catch (error) {
-    if (error instanceof ConfigError || error instanceof DeviceError) return { name, skip: error.message }
-    throw error
-  }
+  const opened = await openGpu({ precision })
+  if ('skip' in opened) return { name, skip: opened.skip }
+  return { name, device: opened.device, precision, close: () => opened.device.close() }
 }
 
 /** The CPU with its widest instruction set. */

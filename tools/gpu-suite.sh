@@ -2,7 +2,7 @@
 # Everything about correctness on a card, in one go: the op and kernel tables in every precision, attention by each family
 # of kernels, recordings of PyTorch, 1000 equal runs, the paths of older cards, training beside the CPU, memcheck and
 # racecheck. Ends with a Markdown table; the logs stay in the folder that it names.
-#   bash tools/gpu-suite.sh [words of the jobs to run; default all]
+#   bash tools/gpu-suite.sh [beginnings of the names of jobs; default all]
 # FOLLOW_TEXT (a file of text) and FOLLOW_CPU (losses kept by test/gpu/follow-cpu.ts --record) choose the training run;
 # NODE is the program that runs TypeScript, SUITE_LOGS the folder of the logs,
 # SUITE_LIMIT the most seconds of a job.
@@ -21,7 +21,7 @@ limit=${SUITE_LIMIT:-140}
 is_wanted() {
   [ ${#wanted[@]} -eq 0 ] && return 0
   local word
-  for word in "${wanted[@]}"; do [[ $1 == *"$word"* ]] && return 0; done
+  for word in "${wanted[@]}"; do [[ $1 == "$word"* ]] && return 0; done
   return 1
 }
 
@@ -57,9 +57,9 @@ tables=(test/ops/ops.test.ts test/ops/kernels.test.ts)
 for precision in f32 bf16 f16; do
   job "tables-$precision" bash -c 'tests "$@"' - "cuda $precision" "${tables[@]}"
 done
-job tables-sm80 env TRAINYARD_CUDA_ARCHITECTURE=sm_80 bash -c 'tests "$@"' - 'cuda sm_80' "${tables[@]}"
+job sm80-tables env TRAINYARD_CUDA_ARCHITECTURE=sm_80 bash -c 'tests "$@"' - 'cuda sm_80' "${tables[@]}"
 job attention bash -c 'tests "$@"' - cuda test/gpu/attention.test.ts
-job attention-sm80 env TRAINYARD_CUDA_ARCHITECTURE=sm_80 bash -c 'tests "$@"' - cuda test/gpu/attention.test.ts
+job sm80-attention env TRAINYARD_CUDA_ARCHITECTURE=sm_80 bash -c 'tests "$@"' - cuda test/gpu/attention.test.ts
 job golden bash -c 'tests "$@"' - cuda test/golden/golden.test.ts
 job large-and-optimizers bash -c 'tests "$@"' - cuda test/ops/large.test.ts test/optim/golden.test.ts \
   test/interop/recorded.test.ts

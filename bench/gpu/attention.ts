@@ -251,6 +251,6 @@ if (values.once !== undefined) {
   const rows = [...(await timeOurs()), ...torchRows('times', sizes)].sort((a, b) => a.length - b.length)
   for (const row of rows) console.log(JSON.stringify(row))
   print(rows)
-  if (values.longest) await findLongest()
   if (values.svg !== undefined) draw(rows, values.svg)
+  if (values.longest) await findLongest()
 }

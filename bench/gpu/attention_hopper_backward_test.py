@@ -1,7 +1,7 @@
 """Checks and times the Hopper attention backward kernels without Trainyard's runtime: nvcc compiles, ctypes launches.
 
-The reference is float64 attention in PyTorch. Usage: attention_hopper_backward_test.py [check] [repeat] [time] [small]
-("small": few little shapes once, for compute-sanitizer). Not a test of attention-hopper-backward.ts.
+The reference is float64 attention in PyTorch. Usage: attention_hopper_backward_test.py [check] [repeat] [time] [rounds] [others] [small]
+("rounds": also other units per round, "others": other masks, "small": few little shapes once, for compute-sanitizer). Not a test of attention-hopper-backward.ts.
 """
 import ctypes, math, os, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ BF, HF = torch.bfloat16, torch.float16
 DTYPES = {BF: 1, HF: 2}
 # As in attention-hopper-backward.ts: queries of a tile, stages of keys, stages of queries.
 CONFIG = {64: (128, 2, 2), 96: (64, 1, 2), 128: (64, 1, 2)}
-L2_BYTES = 24 << 20
+CACHED_BYTES, LEAST_UNITS = 48 << 20, 16
 driver = ctypes.CDLL('libcuda.so.1')
 folder = tempfile.mkdtemp()
 
@@ -39,7 +39,7 @@ def tensor_map(tensor, heads, head_dim, rows):
 
 class Module:
     """One compilation, of all three kernels."""
-    SIGNATURES = {'prepare': 'ppppppp' + 'll' + 'iiiii', 'main': 'mmmm' + 'pppppp' + 'll' + 'iiiiii' + 'f' + 'iiii',
+    SIGNATURES = {'prepare': 'ppppppp' + 'll' + 'iiiii', 'main': 'mmmm' + 'pppppp' + 'll' + 'iiiiii' + 'f' + 'iii',
                   'finish': 'ppp' + 'l' + 'ii' + 'f'}
     NAMES = {'prepare': 'attention_backward_prepare', 'main': 'attention_backward', 'finish': 'attention_backward_finish'}
 
@@ -51,7 +51,7 @@ class Module:
         panels = -(-head_dim // 64)
         self.dq_floats = self.block * 64 * panels
         self.shared = (2 * key_stages * panels * 16384 + 2 * query_stages * panels * self.block * 128 +
-                       dict(extra).get('DS_STAGES', 1) * 2 * self.block * 128 + 4 * self.dq_floats + query_stages * 12 * self.block +
+                       2 * self.block * 128 + 4 * self.dq_floats + query_stages * 12 * self.block +
                        key_stages * 16 + 8 * (2 * key_stages + 4 * query_stages + 2 * dict(extra).get('WRITERS', 3) + 2))
         self.functions, self.notes, self.cubin = None, '', None
 
@@ -179,29 +179,26 @@ class Problem:
                       sums.data_ptr(), self.dout.data_ptr(), self.out.data_ptr(), self.lse.data_ptr(), docs,
                       self.dout.stride(1), self.out.stride(1), self.Tq, self.Tk, self.D, int(self.causal), self.window)
 
-    def main(self, module, per_round=None, reversed_units=None):
+    def main(self, module, per_round=None):
         maps, (sums, statistics, counters) = self.buffers_for(module)
         docs = 0 if self.docs is None else self.docs.data_ptr()
         units = self.B * self.G
         if per_round is None:
             unit_bytes = self.H // self.G * self.Tq * self.D * 8 + self.Tk * self.D * 4
-            per_round = max(1, min(units, L2_BYTES // unit_bytes))
-        if reversed_units is None:
-            is_plain = self.causal and not self.window and self.docs is None and self.H == self.G
-            reversed_units = min(units, max(per_round, 2)) if is_plain else 0
+            per_round = min(units, max(CACHED_BYTES // unit_bytes, LEAST_UNITS))
         items = units * -(-self.Tk // 128)
         module.launch('main', (min(items, multiprocessors), 1, 1), 384, module.shared, *maps, self.dk.data_ptr(), self.dv.data_ptr(),
                       sums.data_ptr(), statistics.data_ptr(), counters.data_ptr(), docs, self.dk.stride(1), self.dv.stride(1),
-                      self.H, self.G, self.B, self.Tq, self.Tk, self.D, self.scale, int(self.causal), self.window, per_round, reversed_units)
+                      self.H, self.G, self.B, self.Tq, self.Tk, self.D, self.scale, int(self.causal), self.window, per_round)
 
     def finish(self, module):
         _, (sums, _, counters) = self.buffers_for(module)
         module.launch('finish', (-(-self.Tq // module.block), self.H, self.B), 256, 0, self.dq.data_ptr(), sums.data_ptr(),
                       counters.data_ptr(), self.dq.stride(1), self.Tq, self.D, self.scale)
 
-    def run(self, module, per_round=None, reversed_units=None):
+    def run(self, module, per_round=None):
         self.prepare(module)
-        self.main(module, per_round, reversed_units)
+        self.main(module, per_round)
         self.finish(module)
 
     def reference(self):
@@ -259,6 +256,8 @@ CASES = [
     ('window 1', dict(B=1, H=2, G=2, Tq=200, Tk=200, D=64, window=1)),
     ('window 200 gqa D128', dict(B=1, H=4, G=2, Tq=700, Tk=700, D=128, window=200)),
     ('window 50 Tq<Tk', dict(B=1, H=2, G=2, Tq=150, Tk=400, D=64, window=50)),
+    ('unseen keys, many', dict(B=4, H=16, G=16, Tq=300, Tk=1500, D=64, window=50)),
+    ('unseen keys, many D128', dict(B=4, H=16, G=8, Tq=300, Tk=1500, D=128, window=50)),
     ('window Tq>Tk', dict(B=1, H=2, G=2, Tq=250, Tk=100, D=64, window=50)),
     ('docs', dict(B=3, H=2, G=1, Tq=600, Tk=600, D=64, docs=True)),
     ('docs few T2000', dict(B=2, H=2, G=1, Tq=2000, Tk=2000, D=64, docs='few')),
@@ -280,11 +279,7 @@ SMALL = ['causal D64', 'causal D128 f16 fused gqa', 'docs window D128', 'window 
 REPEATED = ['causal D64 T1024', 'causal D128 many', 'docs few T2000', 'full D64']
 TIMED = [(32, 12, 1024, 64), (4, 16, 4096, 128), (1, 16, 16384, 128), (4, 16, 4096, 64), (4, 8, 4096, 96)]
 # Config, whether deterministic, more macros.
-VARIANTS = {
-    64: [((128, 2, 2), True, ()), ((128, 2, 2), False, ()), ((128, 2, 2), True, (('WRITERS', 1),))],
-    96: [((64, 1, 2), True, ())],
-    128: [((64, 1, 2), True, ()), ((64, 1, 2), False, ()), ((64, 1, 2), True, (('WRITERS', 2),))],
-}
+VARIANTS = {size: [(config, True, ()), (config, False, ())] for size, config in CONFIG.items()}
 
 
 def check(cases, repeats):
@@ -357,6 +352,25 @@ def kernel_time(body, count=5):
     return sum(event.self_device_time_total for event in result.key_averages()) / count / 1000
 
 
+OTHERS = [('gqa', dict(B=2, H=32, G=8, Tq=4096, Tk=4096, D=128)), ('gqa', dict(B=1, H=16, G=8, Tq=4096, Tk=4096, D=128)),
+          ('full', dict(B=4, H=16, G=16, Tq=4096, Tk=4096, D=128, causal=False)),
+          ('full', dict(B=32, H=12, G=12, Tq=1024, Tk=1024, D=64, causal=False)),
+          ('window 1024', dict(B=2, H=16, G=16, Tq=8192, Tk=8192, D=128, window=1024)),
+          ('docs', dict(B=1, H=16, G=16, Tq=16384, Tk=16384, D=128, docs='few')),
+          ('docs', dict(B=8, H=12, G=12, Tq=4096, Tk=4096, D=64, docs='few'))]
+
+
+def time_others():
+    for name, options in OTHERS:
+        problem = Problem(**options)
+        problem.lse.fill_(math.log(options['Tk']))
+        times = []
+        for variant in VARIANTS[problem.D]:
+            module = module_for(BF, problem.D, *variant)
+            times.append(median_time(lambda: problem.run(module), 5, 2))
+        print(f'{name} {options}: det {times[0]:.4f}, any order {times[1]:.4f} ms', flush=True)
+
+
 def time_all():
     for B, H, T, D in TIMED:
         problem = Problem(B, H, H, T, T, D)
@@ -398,12 +412,11 @@ def time_all():
                 total = median_time(lambda: problem.run(module))
                 parts = [median_time(lambda: problem.prepare(module)), median_time(lambda: problem.finish(module))]
                 print(f'     {config} {"det" if deterministic else "any order"} {dict(extra)}: {total:.4f} ms {flops / total / 1e9:.0f} '
-                      f'TFLOP/s, prepare {parts[0]:.4f}, finish {parts[1]:.4f}; from SDPA {max(errors):.1e} {module.notes}', flush=True)
-                units = B * H
-                rounds = sorted({1, 4, 16, 32, 64, 128} & set(range(1, units + 1)))
-                for reversed_units in (None, 0):
-                    print(f'         units per round, {"" if reversed_units is None else "none "}reversed: ' + ', '.join(
-                        f'{r}: {median_time(lambda: problem.run(module, r, reversed_units), 5, 2):.4f}' for r in rounds), flush=True)
+                      f'TFLOP/s, prepare {parts[0]:.4f}, finish {parts[1]:.4f}; from SDPA {max(errors):.1e}', flush=True)
+                if deterministic and 'rounds' in sys.argv:
+                    print('         units per round: ' + ', '.join(
+                        f'{r}: {median_time(lambda: problem.run(module, r), 5, 2):.4f}' for r in (1, 4, 8, 16, 32, 64, 128)
+                        if r <= B * H), flush=True)
             except Exception as failure:
                 print(f'    {config} failed: {str(failure)[:120]}', flush=True)
 
@@ -416,9 +429,6 @@ def main():
     cases = [case for case in CASES if 'small' not in modes or case[0] in SMALL]
     dtypes = (BF, HF) if 'check' in modes or 'small' in modes else (BF,)
     compile_all([module_for(dtype, D, *variant) for dtype in dtypes for D, variants in VARIANTS.items() for variant in variants])
-    for module in _modules.values():
-        if module.notes:
-            print(module.defines, module.notes)
     if 'check' in modes:
         check(cases, 5)
     if 'small' in modes:
@@ -427,6 +437,8 @@ def main():
         check([case for case in CASES if case[0] in REPEATED], 200)
     if 'time' in modes:
         time_all()
+    if 'others' in modes:
+        time_others()
 
 
 main()

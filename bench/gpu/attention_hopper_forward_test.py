@@ -10,10 +10,10 @@ from torch.nn.attention import sdpa_kernel, SDPBackend
 
 KERNELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), '../../src/backends/cuda/kernels')
 DTYPES = {torch.bfloat16: 1, torch.float16: 2}
-# As in attention-hopper-forward.ts: keys of a tile, warpgroups that multiply, stages of K and V, whether they take turns,
-# stages of Q, polynomials.
-CONFIG = {32: (128, 3, 2, 1, 2, 0), 64: (128, 3, 2, 1, 2, 0), 96: (128, 2, 2, 1, 2, 0), 128: (128, 2, 2, 1, 2, 0),
-          160: (112, 2, 2, 1, 1, 0), 192: (112, 2, 2, 1, 1, 0), 224: (80, 2, 2, 1, 1, 0), 256: (80, 2, 2, 1, 1, 0)}
+# As in attention-hopper-forward.ts: keys of a tile, warpgroups that multiply, stages of K and V.
+CONFIG = {32: (128, 3, 2), 64: (128, 2, 3), 96: (128, 2, 2), 128: (128, 2, 2), 160: (112, 2, 2), 192: (112, 2, 2),
+          224: (80, 2, 2), 256: (80, 2, 2)}
+LONG_64 = (128, 3, 2)
 BF, HF = torch.bfloat16, torch.float16
 driver = ctypes.CDLL('libcuda.so.1')
 folder = tempfile.mkdtemp()
@@ -161,14 +161,13 @@ def forms():
 _kernels = {}
 
 
-def kernel_for(dtype, head_dim, config=None):
+def kernel_for(dtype, head_dim, keys):
     pad = -(-head_dim // 32) * 32
-    config = tuple(config or CONFIG[pad])
+    config = LONG_64 if pad == 64 and keys > 2048 else CONFIG[pad]
     key = (dtype, pad, config)
     if key not in _kernels:
-        names = ('BLOCK_KEYS', 'GROUPS', 'STAGES', 'TAKE_TURNS', 'QUERY_STAGES', 'POLYNOMIALS')
         kernel = Kernel('attention_forward', 'mmmppp' + 'l' + 'iiiiii' + 'fiii', file='attention-hopper-forward.cu',
-                        TY_DTYPE=DTYPES[dtype], HEAD_DIM=pad, **dict(zip(names, config)))
+                        TY_DTYPE=DTYPES[dtype], HEAD_DIM=pad, BLOCK_KEYS=config[0], GROUPS=config[1], STAGES=config[2])
         kernel.config, kernel.pad = config, pad
         _kernels[key] = kernel
     return _kernels[key]
@@ -217,16 +216,17 @@ class Problem:
         return not (torch.isnan(base[:, :, :self.extra]).all() and torch.isnan(base[:, :, self.extra + width:]).all())
 
     def run(self, kernel):
-        keys, groups, stages, _, query_stages, _ = kernel.config
+        keys, groups, stages = kernel.config
         panels = -(-kernel.pad // 64)
         if keys not in self.maps:
             def head_map(x, heads, rows):
                 return tensor_map(x, (self.D, heads, x.shape[1], self.B), (self.D, x.stride(1), x.stride(0)), (64, 1, rows, 1))
             self.maps[keys] = [head_map(self.q, self.H, 64), head_map(self.k, self.G, keys), head_map(self.v, self.G, keys)]
-        shared = 1024 + panels * (query_stages * groups * 8192 + 2 * stages * keys * 128) + 512
-        head_bytes = 4 * self.Tk * kernel.pad
-        heads_per_group = max(1, min(self.B * self.H, (32 << 20) // head_bytes * (self.H // self.G)))
-        tiles = -(-self.Tq // (64 * groups)) * self.B * self.H
+        shared = 1024 + panels * (groups * 8192 + 2 * stages * keys * 128) + 256
+        tiles_per_head = -(-self.Tq // (64 * groups))
+        tiles = tiles_per_head * self.B * self.H
+        heads_per_group = max(1, min(self.B * self.H, (32 << 20) // (4 * self.Tk * kernel.pad) * (self.H // self.G),
+                                     round(4 * multiprocessors / tiles_per_head)))
         kernel.launch((min(tiles, multiprocessors), 1, 1), 128 * (groups + 1), shared, *self.maps[keys], self.out.data_ptr(),
                       self.lse.data_ptr(), 0 if self.docs is None else self.docs.data_ptr(), self.out.stride(1), self.H,
                       self.G, self.B, self.Tq, self.Tk, self.D, self.scale * math.log2(math.e), int(self.causal), self.window,
@@ -287,7 +287,11 @@ CASES = [
     ('window 50 Tq<Tk', dict(B=1, H=2, G=2, Tq=150, Tk=400, D=64, window=50)),
     ('window Tq>Tk', dict(B=1, H=2, G=2, Tq=250, Tk=100, D=64, window=50)),
     ('docs', dict(B=3, H=2, G=1, Tq=600, Tk=600, D=64, docs=True)),
-    ('docs few T2000', dict(B=2, H=2, G=1, Tq=2000, Tk=2000, D=64, docs='few')),
+    ('docs few T2100', dict(B=2, H=2, G=1, Tq=2100, Tk=2100, D=64, docs='few')),
+    ('docs T2050', dict(B=1, H=2, G=2, Tq=2050, Tk=2050, D=64, docs=True)),
+    ('window 300 T2200', dict(B=1, H=4, G=2, Tq=2200, Tk=2200, D=64, window=300)),
+    ('causal Tq<Tk long', dict(B=1, H=2, G=1, Tq=300, Tk=2500, D=64, dtype=HF)),
+    ('full Tq>Tk long', dict(B=1, H=2, G=1, Tq=2600, Tk=2100, D=64, causal=False)),
     ('docs window D128', dict(B=2, H=2, G=1, Tq=511, Tk=511, D=128, docs=True, window=40)),
     ('fused gqa D64', dict(B=2, H=6, G=2, Tq=200, Tk=200, D=64, layout='fused')),
     ('wide D32', dict(B=2, H=3, G=3, Tq=129, Tk=129, D=32, layout='wide')),
@@ -304,14 +308,6 @@ CASES = [
     ('small scale', dict(B=1, H=2, G=1, Tq=190, Tk=190, D=128, scale=1e-20)),
 ]
 TIMED = [(32, 12, 1024, 64), (4, 16, 4096, 128), (1, 16, 16384, 128), (4, 16, 4096, 64), (4, 8, 4096, 96), (4, 8, 4096, 256)]
-VARIANTS = {
-    64: [(128, 3, 2, 1, 2, 0), (128, 3, 2, 1, 2, 2), (112, 3, 2, 1, 2, 0), (112, 3, 2, 1, 2, 2), (96, 3, 3, 1, 2, 0),
-         (96, 3, 3, 1, 2, 2), (128, 2, 3, 1, 2, 0), (128, 2, 3, 1, 2, 1), (128, 2, 3, 1, 2, 2), (128, 2, 3, 1, 2, 3),
-         (128, 2, 3, 0, 2, 0), (160, 2, 3, 1, 2, 0), (64, 3, 4, 1, 2, 0)],
-    96: [(128, 2, 2, 1, 1, 0), (128, 2, 2, 1, 2, 0), (128, 2, 2, 1, 2, 1)],
-    128: [(128, 2, 2, 1, 1, 0), (128, 2, 2, 1, 2, 0), (128, 2, 2, 0, 2, 0), (128, 2, 2, 1, 2, 1), (160, 2, 2, 1, 1, 0)],
-    256: [(80, 2, 2, 1, 1, 0)],
-}
 
 
 def check(cases, repeats):
@@ -319,7 +315,7 @@ def check(cases, repeats):
     for name, options in cases:
         try:
             problem = Problem(**options)
-            kernel = kernel_for(problem.dtype, problem.D)
+            kernel = kernel_for(problem.dtype, problem.D, problem.Tk)
             first = None
             for repeat in range(repeats):
                 problem.poison()
@@ -372,10 +368,6 @@ def median_time(body, count=7, each=5):
     return sorted(a.elapsed_time(b) / each for a, b in times)[count // 2]
 
 
-def variants_of(D):
-    return VARIANTS.get(D, [CONFIG[D]])
-
-
 def time_all():
     for B, H, T, D in TIMED:
         flops = 4 * B * H * T * T * D / 2
@@ -390,17 +382,16 @@ def time_all():
                 print(f'B{B} H{H} T{T} D{D} {backend.name}: {elapsed:.4f} ms {flops / elapsed / 1e9:.0f} TFLOP/s', flush=True)
             except Exception as failure:
                 print(f'    {backend.name} failed: {str(failure)[:120]}', flush=True)
-        for config in variants_of(D):
-            try:
-                kernel = kernel_for(BF, D, config)
-                problem.poison()
-                problem.run(kernel)
-                e = error(problem.out.view(B, T, H, D), expected.transpose(1, 2))
-                elapsed = median_time(lambda: problem.run(kernel))
-                print(f'{"    " if e < 5e-3 else "FAIL"} {config}: {elapsed:.4f} ms {flops / elapsed / 1e9:.0f} TFLOP/s '
-                      f'(from SDPA {e:.1e}) {kernel.spills}', flush=True)
-            except Exception as failure:
-                print(f'FAIL {config}: {str(failure)[:200]}', flush=True)
+        try:
+            kernel = kernel_for(BF, D, T)
+            problem.poison()
+            problem.run(kernel)
+            e = error(problem.out.view(B, T, H, D), expected.transpose(1, 2))
+            elapsed = median_time(lambda: problem.run(kernel))
+            print(f'{"    " if e < 5e-3 else "FAIL"} ours {kernel.config}: {elapsed:.4f} ms {flops / elapsed / 1e9:.0f} TFLOP/s '
+                  f'(from SDPA {e:.1e})', flush=True)
+        except Exception as failure:
+            print(f'FAIL: {str(failure)[:200]}', flush=True)
 
 
 multiprocessors = 0
@@ -414,11 +405,10 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = False
     if 'check' in modes or 'repeat' in modes:
         for _, options in CASES:
-            kernel_for(options.get('dtype', BF), options['D'])
+            kernel_for(options.get('dtype', BF), options['D'], options['Tk'])
     if 'time' in modes:
-        for _, _, _, D in TIMED:
-            for config in variants_of(D):
-                kernel_for(BF, D, config)
+        for _, _, T, D in TIMED:
+            kernel_for(BF, D, T)
     compile_all(FORMS + list(_kernels.values()))
     if 'forms' in modes:
         forms()
@@ -427,7 +417,7 @@ def main():
     if 'time' in modes:
         time_all()
     if 'repeat' in modes:
-        check([case for case in CASES if case[0] in ('causal D64 T1024', 'causal D128 many tiles', 'docs few T2000', 'D192 gqa')], 200)
+        check([case for case in CASES if case[0] in ('causal D64 T1024', 'causal D128 many tiles', 'docs few T2100', 'D192 gqa')], 200)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 // Decoding a Llama of 1.1 B parameters (grouped queries, bf16) on a GPU: tokens/s and the share of the byte roof, that of
 // reading every weight and the cache once a step at 3.0 TB/s, which an H100 reaches in practice. Beside it, in the same
 // run, Hugging Face generate with a static cache (bench/gpu/hf_decode.py), where Python has it.
-//   node bench/gpu/decode.ts [--steps 64] [--plain] [--peer]
+//   node bench/gpu/decode.ts [--points 1x128,64x2048] [--steps 64] [--plain] [--peer]
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -11,7 +11,6 @@ import { materialize, parameterCount } from '../../src/nn/module.ts'
 import { openDevice } from '../../src/open.ts'
 
 const ROOF_BYTES_PER_SECOND = 3.0e12
-const POINTS = [1, 8, 64].flatMap((batchSize) => [128, 2048].map((context) => ({ batchSize, context })))
 const CONFIG: LlamaConfig = {
   modelType: 'llama',
   vocabSize: 32000,
@@ -30,6 +29,8 @@ const CONFIG: LlamaConfig = {
 
 const { values } = parseArgs({
   options: {
+    /** Batch x context. */
+    points: { type: 'string', default: '1x128,1x2048,8x128,8x2048,64x128,64x2048' },
     steps: { type: 'string', default: '64' },
     /** Also through the model's forward, kernel by kernel. */
     plain: { type: 'boolean', default: false },
@@ -44,7 +45,8 @@ const weightBytes = 2 * (parameterCount(model) - embeddingRows)
 console.log(`${device.card.name}: ${(parameterCount(model) / 1e6).toFixed(0)} M parameters`)
 
 for (const usesProgram of values.plain ? [true, false] : [true]) {
-  for (const { batchSize, context } of POINTS) {
+  for (const point of values.points.split(',')) {
+    const [batchSize, context] = point.split('x').map(Number) as [number, number]
     const steps = Number(values.steps)
     const half = steps / 2
     const decoder = new BatchDecoder(model, device, { batchSize, capacity: context + half + 2, usesProgram })
@@ -70,6 +72,6 @@ device.close()
 
 if (values.peer) {
   const script = join(import.meta.dirname, 'hf_decode.py')
-  const { stdout, stderr } = spawnSync('python3', [script], { encoding: 'utf8' })
+  const { stdout, stderr } = spawnSync('python3', [script, ...values.points.split(',')], { encoding: 'utf8' })
   console.log(stdout || stderr)
 }

@@ -1,6 +1,6 @@
 // Elementwise, norm and activation kernels on a card: each against the float64 reference in three element types, then
 // GB/s at the shapes of a training step, as a share of what the card's memory gives.
-//     node bench/gpu/elementwise.ts [check] [time] [tune]
+//     node bench/gpu/elementwise.ts [check] [time]
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { activationKernels } from '../../src/backends/cuda/activation.ts'
@@ -8,7 +8,7 @@ import { CudaDriver } from '../../src/backends/cuda/driver.ts'
 import { elementwiseKernels } from '../../src/backends/cuda/elementwise.ts'
 import { HostLink } from '../../src/backends/cuda/host-link.ts'
 import type { KernelOptions, Launcher } from '../../src/backends/cuda/launcher.ts'
-import { type NormTuning, normKernels } from '../../src/backends/cuda/norm.ts'
+import { normKernels } from '../../src/backends/cuda/norm.ts'
 import { KernelCompiler } from '../../src/backends/cuda/nvrtc.ts'
 import { CudaRuntime } from '../../src/backends/cuda/runtime.ts'
 import { openReferenceDevice } from '../../src/backends/reference/open-reference.ts'
@@ -43,16 +43,16 @@ function device(floatDtype: Floats): Device {
   } as unknown as Device
 }
 
-function kernelsOf(launcher: Launcher, tuning?: { forward: NormTuning; backward: NormTuning }): Kernels {
+function kernelsOf(launcher: Launcher): Kernels {
   return {
     ...elementwiseKernels(launcher),
     ...activationKernels(launcher),
-    ...normKernels(launcher, tuning),
+    ...normKernels(launcher),
   } as unknown as Kernels
 }
 
 /** Runs `body` with kernels that do nothing, and compiles all that it asked for side by side. */
-async function compileAhead(body: (kernels: (tuning?: Tunings) => Kernels) => void): Promise<void> {
+async function compileAhead(body: (kernels: Kernels) => void): Promise<void> {
   const wanted = new Map<string, { file: string; architecture: string; options: string[] }>()
   const recorder: Launcher = {
     multiprocessors: runtime.multiprocessors,
@@ -69,7 +69,7 @@ async function compileAhead(body: (kernels: (tuning?: Tunings) => Kernels) => vo
     scratch: () => 0,
     tensorMap: () => new Uint8Array(128),
   }
-  body((tuning) => kernelsOf(recorder, tuning))
+  body(kernelsOf(recorder))
   const start = performance.now()
   const queue = [...wanted.values()]
   const worker = async (): Promise<void> => {
@@ -77,11 +77,6 @@ async function compileAhead(body: (kernels: (tuning?: Tunings) => Kernels) => vo
   }
   await Promise.all(Array.from({ length: 4 }, worker))
   console.log(`compiled ${wanted.size} sets of kernels in ${((performance.now() - start) / 1e3).toFixed(1)} s`)
-}
-
-interface Tunings {
-  readonly forward: NormTuning
-  readonly backward: NormTuning
 }
 
 // --- correctness
@@ -358,8 +353,7 @@ function normCases(
 
 async function checkAll(): Promise<void> {
   const all = (['bf16', 'f32', 'f16'] as const).map((dtype) => ({ dtype, cases: casesFor(dtype) }))
-  await compileAhead((kernels) => {
-    const recorded = kernels()
+  await compileAhead((recorded) => {
     for (const { dtype, cases } of all) {
       const card = { ...device(dtype), allocate: (bytes: number) => ({ bytes, address: 4096 }) } as Device
       for (const { tensors, run } of cases) {
@@ -528,69 +522,11 @@ async function timeAll(): Promise<void> {
   }
 }
 
-async function tune(): Promise<void> {
-  const backwards: NormTuning[] = [
-    { columns: 24, threads: 128, minBlocks: 3, parts: 396 },
-    { columns: 24, threads: 128, minBlocks: 3, parts: 792 },
-    { columns: 24, threads: 128, minBlocks: 3, parts: 1188 },
-    { columns: 24, threads: 128, minBlocks: 4, parts: 528 },
-    { columns: 24, threads: 128, minBlocks: 4, parts: 1056 },
-    { columns: 24, threads: 128, minBlocks: 5, parts: 660 },
-    { columns: 24, threads: 128, minBlocks: 5, parts: 1320 },
-    { columns: 24, threads: 256, minBlocks: 2, parts: 264 },
-    { columns: 24, threads: 64, minBlocks: 6, parts: 792 },
-    { columns: 24, threads: 64, minBlocks: 8, parts: 1056 },
-  ]
-  const forwards: NormTuning[] = [
-    { columns: 64, threads: 128, minBlocks: 1, parts: 0 },
-    { columns: 128, threads: 128, minBlocks: 1, parts: 0 },
-    { columns: 128, threads: 64, minBlocks: 1, parts: 0 },
-    { columns: 64, threads: 64, minBlocks: 1, parts: 0 },
-    { columns: 32, threads: 128, minBlocks: 1, parts: 0 },
-  ]
-  const plans: Tunings[] = backwards.map((backward, i) => ({ forward: forwards[i % forwards.length]!, backward }))
-  const all = { dx: true, dWeight: true, dBias: true }
-  const forward = (k: Kernels, t: Sample) => k.layernorm(t.b, t.mean, t.rstd, t.a, t.w, t.bias, 1e-5)
-  const backward = (k: Kernels, t: Sample) => k.layernormBackward(t.c, t.dw, t.db, t.d, t.a, t.w, t.mean, t.rstd, all)
-  const rms = (k: Kernels, t: Sample) => k.rmsnormBackward(t.c, t.dw, t.d, t.a, t.w, t.rstd, all)
-  for (const [rows, columns] of SHAPES) {
-    const samples = [tensorsFor(rows, columns), tensorsFor(rows, columns)]
-    await compileAhead((kernels) => {
-      for (const plan of plans) for (const body of [forward, backward, rms]) body(kernels(plan), samples[0]!)
-    })
-    const half = rows * columns * 2
-    console.log(`\ntuning ${rows} x ${columns}: columns / threads / blocks / parts`)
-    for (const [i, plan] of plans.entries()) {
-      const kernels = kernelsOf(runtime, plan)
-      const { columns: c, threads, minBlocks, parts } = plan.backward
-      const name = `${c} / ${threads} / ${minBlocks} / ${parts}`
-      report(
-        `layernormBackward ${name}`,
-        4 * half,
-        median((t) => backward(kernels, t), samples),
-      )
-      report(
-        `rmsnormBackward ${name}`,
-        4 * half,
-        median((t) => rms(kernels, t), samples),
-      )
-      if (i >= forwards.length) continue
-      report(
-        `layernorm ${plan.forward.columns} / ${plan.forward.threads}`,
-        2 * half,
-        median((t) => forward(kernels, t), samples),
-      )
-    }
-    for (const t of samples) for (const tensor of Object.values(t)) runtime.free(tensor.storage.address)
-  }
-}
-
 const wanted = process.argv.slice(2)
 const isWanted = (part: string): boolean => wanted.length === 0 || wanted.includes(part)
 for (const [part, body] of [
   ['check', checkAll],
   ['time', timeAll],
-  ['tune', tune],
 ] as const) {
   if (!isWanted(part)) continue
   try {

@@ -194,25 +194,28 @@ class ChunkedLoss(torch.autograd.Function):
     """Mean cross-entropy of hidden W^T, chunk by chunk; the gradients are made on the way (the root gets gradient 1)."""
 
     kernel = staticmethod(loss_and_gradient)
+    dtype = torch.float32
     chunk_rows = 8192
 
     @staticmethod
     def forward(ctx, hidden, weight, targets):
         rows = targets.numel()
-        w = weight.to(hidden.dtype)
-        d_hidden, total, d_weight = torch.empty_like(hidden), 0.0, None
-        for start in range(0, rows, ChunkedLoss.chunk_rows):
-            part = slice(start, start + ChunkedLoss.chunk_rows)
-            h = hidden[part]
-            loss, d_logits = ChunkedLoss.kernel(h @ w.t(), targets[part], 1.0 / rows)
-            total = total + loss
-            torch.mm(d_logits, w, out=d_hidden[part])
-            try:
-                product = torch.mm(d_logits.t(), h, out_dtype=torch.float32)
-            except (TypeError, RuntimeError):
-                product = (d_logits.t() @ h).float()
-            d_weight = product if d_weight is None else d_weight.add_(product)
-        ctx.save_for_backward(d_hidden, d_weight)
+        total, d_weight = 0.0, None
+        # The norm before leaves f32 under autocast.
+        with torch.autocast(hidden.device.type, enabled=False):
+            x, w = hidden.to(ChunkedLoss.dtype), weight.to(ChunkedLoss.dtype)
+            d_hidden = torch.empty_like(x)
+            for start in range(0, rows, ChunkedLoss.chunk_rows):
+                part = slice(start, start + ChunkedLoss.chunk_rows)
+                loss, d_logits = ChunkedLoss.kernel(x[part] @ w.t(), targets[part], 1.0 / rows)
+                total = total + loss
+                torch.mm(d_logits, w, out=d_hidden[part])
+                try:
+                    product = torch.mm(d_logits.t(), x[part], out_dtype=torch.float32)
+                except (TypeError, RuntimeError):
+                    product = (d_logits.t() @ x[part]).float()
+                d_weight = product if d_weight is None else d_weight.add_(product)
+        ctx.save_for_backward(d_hidden.to(hidden.dtype), d_weight)
         return total / rows
 
     @staticmethod
@@ -251,6 +254,7 @@ def train(args, config, name, batches):
         loss_of = lambda x, y: ChunkedLoss.apply(hidden(x).flatten(0, 1), head, y.flatten())
     else:
         loss_of = compiled(model)
+    ChunkedLoss.dtype = torch.bfloat16 if is_cuda else torch.float32
     precision = torch.autocast("cuda", torch.bfloat16) if is_cuda else contextlib.nullcontext()
     if is_cuda:
         torch.cuda.reset_peak_memory_stats()

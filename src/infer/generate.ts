@@ -77,7 +77,9 @@ export class DecodingSession {
     const hidden = model.forward({ tokens: ids, positions, cache: this.#cache })
     if (!wantsLogits) return new Float32Array()
     const last = hidden.reshape(count, hidden.columnCount).slice(count - 1, 1)
-    return Float32Array.from(await device.read(linear(last, model.headWeight)))
+    const logits = emptyTensor(device, [1, model.shape.vocabSize], 'f32')
+    device.kernels.copy(logits, linear(last, model.headWeight))
+    return Float32Array.from(await device.read(logits))
   }
 }
 

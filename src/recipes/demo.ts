@@ -115,6 +115,7 @@ export default defineRecipe({
       stopAfterStep: 0,
       evalFirst: false,
       spikeSigmas: 0,
+      patience: 0,
       evalEverySteps: 100,
       saveEverySteps: 100,
       keepLast: 2,

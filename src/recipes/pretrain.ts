@@ -94,6 +94,9 @@ const config = z.object({
     describe: 'validate this often, 0 only at the end',
     unit: 'steps',
   }),
+  patience: field(z.number().int().min(0).default(0), {
+    describe: 'end the run after so many validations without a lower loss, 0 never; --keep-best 1 keeps the best',
+  }),
   evalDocuments: field(whole.default(8), {
     describe: 'documents of a validation during training; the last one takes all',
   }),
@@ -143,6 +146,7 @@ const HARMLESS = [
   'out',
   'data',
   'stopAfterStep',
+  'patience',
   'evalEverySteps',
   'evalDocuments',
   'saveEverySteps',
@@ -172,6 +176,11 @@ export default defineRecipe({
     const dataset = TokenDataset.open(join(data, 'train'))
     const validationDir = join(data, 'validation')
     const validation = existsSync(validationDir) ? TokenDataset.open(validationDir) : undefined
+    if (options.patience > 0 && (validation === undefined || options.evalEverySteps === 0)) {
+      throw new ConfigError(
+        `pretrain: patience counts validations during the run: prepare the data with a validation part and set evalEverySteps, or leave patience out`,
+      )
+    }
     if (options.keepBest > 0 && validation === undefined) {
       throw new ConfigError(
         `pretrain: keepBest goes by the loss on held-out text, but there is no ${validationDir}: prepare the data with a validation part, or leave keepBest out`,
@@ -230,6 +239,7 @@ export default defineRecipe({
       stopAfterStep: options.stopAfterStep,
       evalFirst: source !== undefined,
       spikeSigmas: options.spikeSigmas,
+      patience: options.patience,
       evalEverySteps: options.evalEverySteps,
       saveEverySteps: options.saveEverySteps,
       keepLast: options.keepLast,
@@ -246,6 +256,11 @@ export default defineRecipe({
         `stopped after step ${training.stepsDone} with a checkpoint; go on with: trainyard pretrain ... --resume`,
       )
       return
+    }
+    if (training.stepsDone < settings.schedule.maxSteps) {
+      context.log(
+        `ended after step ${training.stepsDone}: the validation loss has not fallen in ${options.patience} validations`,
+      )
     }
     const { evaluation, firstEvaluation } = result
     if (evaluation !== undefined) {

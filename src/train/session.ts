@@ -20,6 +20,8 @@ export interface SessionOptions {
   maxSteps: number
   /** Stop after this step as if asked to, with a checkpoint (0: never). */
   stopAfterStep: number
+  /** End the run after this many evaluations without a lower held-out loss (0: never). */
+  patience: number
   /** Evaluate the given weights before the first step: what fine-tuning is measured against. */
   evalFirst: boolean
   /** 0: only at the end. */
@@ -159,7 +161,7 @@ export async function runSession(
     if (options.evalFirst && training.stepsDone === 0) result.firstEvaluation = await evaluate(undefined)
     // Of the present state, where it was evaluated.
     let evaluation: Evaluation | undefined
-    while (training.stepsDone < maxSteps) {
+    while (training.stepsDone < maxSteps && !isOverdue(valLosses, options.patience)) {
       if (context.signal.aborted || (options.stopAfterStep > 0 && training.stepsDone >= options.stopAfterStep)) {
         result.isFinished = false
         break
@@ -240,6 +242,13 @@ export async function runSession(
     ...(result.evaluation && { evaluation: { ...result.evaluation } }),
   })
   return result
+}
+
+/** Whether the last `patience` held-out losses were all above an earlier one. */
+function isOverdue(losses: readonly { readonly y: number }[], patience: number): boolean {
+  if (patience === 0 || losses.length <= patience) return false
+  const best = Math.min(...losses.slice(0, -patience).map(({ y }) => y))
+  return losses.slice(-patience).every(({ y }) => y >= best)
 }
 
 /** What the session trained and how fast, in one line. */

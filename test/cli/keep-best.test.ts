@@ -101,3 +101,19 @@ test('keepBest asks for held-out text', () => {
   assert.match(stderr, /keepBest goes by the loss on held-out text, but there is no .*validation/)
   assert.ok(!existsSync(join(folder, 'x')))
 })
+
+test('patience ends a run whose validation loss no longer falls', () => {
+  const { status, stdout, stderr } = pretrain('patient', '--keep-best', '1', '--eval-documents', '4', '--patience', '2')
+  assert.equal(status, 0, stderr)
+  const evaluations = [...losses('patient')]
+  const last = evaluations.at(-1)![0]
+  const best = [...evaluations].sort((a, b) => a[1] - b[1])[0]![0]
+  assert.ok(last < 45, `it should have ended before its last step, not after ${last}`)
+  // Two validations of five steps each after the best one.
+  assert.equal(last, best + 10)
+  assert.match(stdout, new RegExp(`ended after step ${last}: the validation loss has not fallen in 2 validations`))
+  const days = ['--patience', '2', '--eval-every-steps', '0']
+  const impossible = run('pretrain', '--data', 'data', '--out', 'hasty', ...days)
+  assert.equal(impossible.status, 2)
+  assert.match(impossible.stderr, /patience counts validations/)
+})

@@ -8,13 +8,18 @@ import { type CudaOptions, openDevice } from '../../src/open.ts'
 
 export type Gpu = CudaDevice
 
+/** Why no device of any options can be had: not looked for again, because looking takes a while. */
+let missing: string | undefined
+
 /** The card with these options, or openDevice's sentence about what is missing. */
 export async function openGpu(options: CudaOptions): Promise<{ device: Gpu } | { skip: string }> {
+  if (missing !== undefined) return { skip: missing }
   try {
     return { device: await openDevice('cuda', options) }
   } catch (error) {
-    if (error instanceof ConfigError || error instanceof DeviceError) return { skip: error.message }
-    throw error
+    if (error instanceof DeviceError) missing = error.message
+    else if (!(error instanceof ConfigError)) throw error
+    return { skip: error.message }
   }
 }
 

@@ -2,7 +2,7 @@
 import { invariant } from '../../core/errors.ts'
 import type { Kernels } from '../../core/kernels.ts'
 import type { Tensor } from '../../core/tensor.ts'
-import { EXTENT_LETTERS, extentOf, floatNumber, isGrouped, THREADS, variants } from './elements.ts'
+import { EXTENT_LETTERS, extentOf, FLOATS, floatNumber, isGrouped, THREADS, variants } from './elements.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { blocksFor, type Launcher } from './launcher.ts'
 
@@ -11,8 +11,6 @@ type Family = 'swiglu' | 'swigluBackward' | 'gelu' | 'geluBackward' | 'rope'
 /** GATED_DEPTH and HEADS of the kernel file. */
 const GATED_DEPTH = 2
 const HEADS = 4
-/** Of floatNumber. */
-const FLOATS = ['f32', 'bf16', 'f16'] as const
 
 /** Tensors of f32, bf16 or f16; the tables of rope may be of another of these than x. */
 export function activationKernels(launcher: Launcher): Pick<Kernels, Family> {

@@ -54,8 +54,6 @@ export interface AttentionPlan {
   readonly workspaceBytes: number
   /** The tensors to bind, in no particular order. */
   readonly tensors: readonly TensorName[]
-  /** cuDNN's number of the engine, for logs and benches. */
-  readonly engine: number
 }
 
 type Quad = readonly [number, number, number, number]
@@ -76,10 +74,9 @@ const MAX_CONFIGS = 16
 
 /**
  *     out = softmax(scale * q k^T + mask) v,   lse = log sum exp(scale * q k^T + mask)
- * @param choice  passes over so many of the engines that cuDNN offers
  * @throws CudnnError with isUnsupported when no engine serves the problem
  */
-export function forwardPlan(cudnn: CudnnLibrary, handle: number, problem: AttentionProblem, choice = 0): AttentionPlan {
+export function forwardPlan(cudnn: CudnnLibrary, handle: number, problem: AttentionProblem): AttentionPlan {
   const graph = new Graph(cudnn, problem)
   try {
     const q = graph.activation('q')
@@ -91,7 +88,7 @@ export function forwardPlan(cudnn: CudnnLibrary, handle: number, problem: Attent
     graph.binary(POINTWISE.add, max, graph.unary(POINTWISE.log, sum), graph.statistics('lse'))
     const probabilities = graph.binary(POINTWISE.divide, exp, sum, graph.virtual(scores.dims, graph.dataType))
     graph.multiply(probabilities, graph.activation('v'), graph.activation('out'))
-    return graph.plan(handle, choice)
+    return graph.plan(handle)
   } catch (error) {
     graph.dispose()
     throw error
@@ -103,12 +100,7 @@ export function forwardPlan(cudnn: CudnnLibrary, handle: number, problem: Attent
  * `isDeterministic` the products of dq are summed in f32 memory (dqSum) in any order.
  * @throws CudnnError with isUnsupported when no engine serves the problem
  */
-export function backwardPlan(
-  cudnn: CudnnLibrary,
-  handle: number,
-  problem: AttentionProblem,
-  choice = 0,
-): AttentionPlan {
+export function backwardPlan(cudnn: CudnnLibrary, handle: number, problem: AttentionProblem): AttentionPlan {
   const graph = new Graph(cudnn, problem)
   try {
     const { batch, numHeads, numKeyValueHeads, queries, keys, headDim } = problem
@@ -144,7 +136,7 @@ export function backwardPlan(
     const k = graph.keysAgain(kT)
     if (problem.isDeterministic) graph.multiply(dScores, k, graph.activation('dq'))
     else graph.unary(POINTWISE.identity, graph.multiply(dScores, k, graph.sums('dqSum')), graph.activation('dq'))
-    return graph.plan(handle, choice)
+    return graph.plan(handle)
   } catch (error) {
     graph.dispose()
     throw error
@@ -334,9 +326,8 @@ class Graph {
     return this.#reshape(kT, this.#tensor([batch, heads, keys, headDim], kStrides, this.dataType, 'virtual'))
   }
 
-  /** Of the engines that cuDNN's heuristics offer, the best first: the first from `choice` on that serves the graph. */
-  plan(handle: number, choice: number): AttentionPlan {
-    let left = choice
+  /** The first engine, in the order of cuDNN's heuristics, that serves the graph as it is asked for. */
+  plan(handle: number): AttentionPlan {
     const cudnn = this.#cudnn
     const graph = this.#add('operationGraph', { graphHandle: handle, graphOperations: this.#operations })
     const refusals: string[] = []
@@ -356,14 +347,12 @@ class Graph {
           refusals.push(`engine ${engine.index} is not deterministic`)
           continue
         }
-        if (left-- > 0) continue
         try {
           const descriptor = this.#add('executionPlan', { planHandle: handle, planConfig: config })
           return {
             descriptor,
             workspaceBytes: cudnn.get(descriptor, 'planWorkspaceSize')[0]!,
             tensors: [...this.#named.keys()],
-            engine: engine.index,
           }
         } catch (error) {
           refusals.push(`engine ${engine.index}: ${refusal(error)}`)

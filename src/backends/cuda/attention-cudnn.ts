@@ -21,7 +21,7 @@ import type { CudaRuntime } from './runtime.ts'
 const LAST_WITH_RAGGED_TILES = 91500
 const TILE_KEYS = 128
 const MAX_HEAD_DIM = 256
-/** cuDNN's kernels start no block for a shorter row. */
+/** cuDNN makes no gradients of a single position. */
 const MIN_LENGTH = 2
 const SCRATCH_ALIGNMENT = 256
 /** Gradients whose scratch would be larger are made in parts, as long as a part fills the card. */
@@ -49,16 +49,11 @@ export interface AttentionCudnn extends Pick<Kernels, 'attention' | 'attentionBa
  * @param options.isDeterministic  gradients have the same bits in every run: slower, and with scratch of Tq * Tk * 2
  *   bytes for each head and sequence in work. Otherwise dq is summed in any order, in Tq * D * 4 bytes.
  * @param options.maxScratchBytes  gradients that would take more are made in parts
- * @param options.engineChoice  passes over so many of the engines that cuDNN offers; for benches
  */
 export function attentionCudnn(
   runtime: CudaRuntime,
   library: CudnnLibrary,
-  {
-    isDeterministic,
-    maxScratchBytes = MAX_SCRATCH_BYTES,
-    engineChoice = 0,
-  }: { isDeterministic: boolean; maxScratchBytes?: number; engineChoice?: number },
+  { isDeterministic, maxScratchBytes = MAX_SCRATCH_BYTES }: { isDeterministic: boolean; maxScratchBytes?: number },
 ): AttentionCudnn {
   let handle = 0
   /** undefined: no engine serves it. */
@@ -73,7 +68,7 @@ export function attentionCudnn(
     if (!plans.has(key)) {
       if (handle === 0) handle = library.createHandle(runtime.stream)
       try {
-        plans.set(key, (direction === 'forward' ? forwardPlan : backwardPlan)(library, handle, problem, engineChoice))
+        plans.set(key, (direction === 'forward' ? forwardPlan : backwardPlan)(library, handle, problem))
       } catch (error) {
         if (!(error instanceof CudnnError && error.isUnsupported)) throw error
         plans.set(key, undefined)

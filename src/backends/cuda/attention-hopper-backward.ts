@@ -21,10 +21,16 @@ const CONFIGS: Readonly<Record<number, Config>> = {
 }
 const SIZES = Object.keys(CONFIGS).map(Number)
 const BLOCK_KEYS = 128
+/** Warps that add to dq: WRITERS of the kernel. */
+const WRITERS = 3
 /** Columns of a shared-memory panel: 128 bytes. */
 const PANEL_COLUMNS = 64
-/** What the heads that are worked on at one time read and add to should stay in the 50 MB of the L2 cache. */
-const CACHED_BYTES = 24 << 20
+/**
+ * Key-value heads that are worked on at one time: what fits the 50 MB of the L2 cache, or so many (measured on an H100)
+ * that few blocks wait for each other's turn at a tile of dq, and that these still read the same queries at one time.
+ */
+const CACHED_BYTES = 48 << 20
+const LEAST_UNITS = 16
 /** Tensor maps are kept by address and shape; a training step has a few per layer. */
 const MAX_MAPS = 8192
 
@@ -133,6 +139,7 @@ export function attentionHopperBackward(
       )
       const units = batch * numKeyValueHeads
       const unitBytes = (numHeads / numKeyValueHeads) * queries * size * 8 + keys * size * 4
+      const unitsPerRound = Math.min(Math.max(Math.floor(CACHED_BYTES / unitBytes), LEAST_UNITS), units)
       variant.main(
         Math.min(units * Math.ceil(keys / BLOCK_KEYS), launcher.multiprocessors),
         384,
@@ -156,7 +163,7 @@ export function attentionHopperBackward(
         headDim,
         scale,
         ...mask,
-        Math.max(1, Math.min(Math.floor(CACHED_BYTES / unitBytes), units)),
+        unitsPerRound,
       )
       variant.finish(grid, 256, dq.address, sum, counters, dq.rowStride, queries, headDim, scale)
     },
@@ -178,7 +185,7 @@ function makeVariant(launcher: Launcher, dtype: Dtype, size: number, isDetermini
   const rowBytes = panels * PANEL_COLUMNS * 2
   const operandBytes = rowBytes * 2 * (keyStages * BLOCK_KEYS + queryStages * queries)
   const gradientBytes = queries * BLOCK_KEYS * 2 + queries * panels * PANEL_COLUMNS * 4
-  const barriers = 2 * keyStages + 4 * queryStages + 4
+  const barriers = 2 * keyStages + 4 * queryStages + 2 * WRITERS + 2
   const options = {
     dtype,
     defines: {
@@ -186,6 +193,7 @@ function makeVariant(launcher: Launcher, dtype: Dtype, size: number, isDetermini
       BLOCK_QUERIES: queries,
       KEY_STAGES: keyStages,
       QUERY_STAGES: queryStages,
+      WRITERS,
       IS_DETERMINISTIC: Number(isDeterministic),
     },
   }

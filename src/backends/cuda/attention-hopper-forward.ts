@@ -13,28 +13,33 @@ interface Config {
   readonly groups: number
   /** Tiles of K, and of V, in shared memory. */
   readonly stages: number
-  /** Tiles of Q. */
-  readonly queryStages: number
-  /** Of eight exponentials, how many are polynomials. */
-  readonly polynomials: number
 }
 
-/** By the head size that is compiled, the fastest measured on an H100; smaller heads are padded with zeros by TMA. */
+/**
+ * By the head size that is compiled; smaller heads are padded with zeros by TMA. 64, 96, 128 and 256 are the fastest
+ * measured on an H100, the others are the largest tiles that fit.
+ */
 const CONFIGS: Readonly<Record<number, Config>> = {
-  32: { keys: 128, groups: 3, stages: 2, queryStages: 2, polynomials: 0 },
-  64: { keys: 128, groups: 3, stages: 2, queryStages: 2, polynomials: 0 },
-  96: { keys: 128, groups: 2, stages: 2, queryStages: 2, polynomials: 0 },
-  128: { keys: 128, groups: 2, stages: 2, queryStages: 2, polynomials: 0 },
-  160: { keys: 112, groups: 2, stages: 2, queryStages: 1, polynomials: 0 },
-  192: { keys: 112, groups: 2, stages: 2, queryStages: 1, polynomials: 0 },
-  224: { keys: 80, groups: 2, stages: 2, queryStages: 1, polynomials: 0 },
-  256: { keys: 80, groups: 2, stages: 2, queryStages: 1, polynomials: 0 },
+  32: { keys: 128, groups: 3, stages: 2 },
+  64: { keys: 128, groups: 2, stages: 3 },
+  96: { keys: 128, groups: 2, stages: 2 },
+  128: { keys: 128, groups: 2, stages: 2 },
+  160: { keys: 112, groups: 2, stages: 2 },
+  192: { keys: 112, groups: 2, stages: 2 },
+  224: { keys: 80, groups: 2, stages: 2 },
+  256: { keys: 80, groups: 2, stages: 2 },
 }
+/** For heads of 64 over more keys than this: tiles of 192 queries, of which short sequences have too few. */
+const SHORT_KEYS = 2048
+const LONG_64: Config = { keys: 128, groups: 3, stages: 2 }
+
 const GROUP_QUERIES = 64
 /** Columns of a shared-memory panel: 128 bytes. */
 const PANEL_COLUMNS = 64
 /** Keys and values of the heads that are worked on at one time should stay in the 50 MB of the L2 cache. */
 const CACHED_BYTES = 32 << 20
+/** And these heads should have no more tiles of queries than this many per multiprocessor. */
+const TILES_AT_ONCE = 4
 /** Tensor maps are kept by address and shape; a training step has a few per layer. */
 const MAX_MAPS = 8192
 
@@ -53,11 +58,12 @@ export function attentionHopperForward(launcher: Launcher): AttentionHopperForwa
   const variants = new Map<string, Variant>()
   const maps = new Map<string, TensorMap>()
 
-  function variantFor(dtype: Dtype, size: number): Variant {
-    const key = `${dtype} ${size}`
+  function variantFor(dtype: Dtype, size: number, keys: number): Variant {
+    const config = size === 64 && keys > SHORT_KEYS ? LONG_64 : CONFIGS[size]!
+    const key = `${dtype} ${size} ${config.groups}`
     let variant = variants.get(key)
     if (variant === undefined) {
-      variant = makeVariant(launcher, dtype, size)
+      variant = makeVariant(launcher, dtype, size, config)
       variants.set(key, variant)
     }
     return variant
@@ -101,11 +107,13 @@ export function attentionHopperForward(launcher: Launcher): AttentionHopperForwa
       const [batch, queries] = q.shape as [number, number]
       const keys = k.shape[1]!
       const size = paddedSize(headDim)
-      const variant = variantFor(q.dtype, size)
-      const tiles = Math.ceil(queries / (GROUP_QUERIES * variant.groups)) * batch * numHeads
+      const variant = variantFor(q.dtype, size, keys)
+      const tilesPerHead = Math.ceil(queries / (GROUP_QUERIES * variant.groups))
+      const heads = batch * numHeads
       const cachedHeads = Math.floor(CACHED_BYTES / (4 * keys * size)) * (numHeads / numKeyValueHeads)
+      const headsAtOnce = Math.round((TILES_AT_ONCE * launcher.multiprocessors) / tilesPerHead)
       variant.launch(
-        Math.min(tiles, launcher.multiprocessors),
+        Math.min(tilesPerHead * heads, launcher.multiprocessors),
         128 * (variant.groups + 1),
         mapOf(q, numHeads, headDim, GROUP_QUERIES),
         mapOf(k, numKeyValueHeads, headDim, variant.keys),
@@ -123,7 +131,7 @@ export function attentionHopperForward(launcher: Launcher): AttentionHopperForwa
         options.scale * Math.LOG2E,
         Number(options.isCausal),
         options.window,
-        Math.max(1, Math.min(Math.floor(cachedHeads), batch * numHeads)),
+        Math.max(1, Math.min(Math.floor(cachedHeads), headsAtOnce, heads)),
       )
     },
   }
@@ -137,22 +145,14 @@ function paddedSize(headDim: number): number {
   return Math.ceil(headDim / 32) * 32
 }
 
-function makeVariant(launcher: Launcher, dtype: Dtype, size: number): Variant {
-  const config = CONFIGS[size]!
+function makeVariant(launcher: Launcher, dtype: Dtype, size: number, config: Config): Variant {
   const rowBytes = Math.ceil(size / PANEL_COLUMNS) * PANEL_COLUMNS * 2
-  const rows = config.queryStages * config.groups * GROUP_QUERIES + 2 * config.stages * config.keys
+  const rows = config.groups * GROUP_QUERIES + 2 * config.stages * config.keys
   const launch = launcher.kernel('attention-hopper-forward', 'attention_forward', 'mmmpppliiiiiifiii', {
     dtype,
-    defines: {
-      HEAD_DIM: size,
-      BLOCK_KEYS: config.keys,
-      GROUPS: config.groups,
-      STAGES: config.stages,
-      QUERY_STAGES: config.queryStages,
-      POLYNOMIALS: config.polynomials,
-    },
+    defines: { HEAD_DIM: size, BLOCK_KEYS: config.keys, GROUPS: config.groups, STAGES: config.stages },
     // Room to align the tiles to 1024 bytes, and the barriers behind them.
-    sharedBytes: 1024 + rows * rowBytes + 512,
+    sharedBytes: 1024 + rows * rowBytes + 256,
   })
   return { ...config, launch }
 }

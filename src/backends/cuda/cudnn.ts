@@ -14,7 +14,6 @@ const KINDS = {
   engineConfig: 3,
   engineHeuristics: 4,
   executionPlan: 5,
-  knobChoice: 7,
   pointwiseOperation: 13,
   operationGraph: 15,
   variantPack: 16,
@@ -37,12 +36,10 @@ const TYPES = {
   float: { id: 4, pack: (values: readonly number[]) => Float32Array.from(values) },
   voidPointer: { id: 6, pack: addresses },
   heuristicsMode: { id: 8, pack: integers },
-  knobType: { id: 9, pack: integers },
   numericalNote: { id: 11, pack: integers },
   pointwiseMode: { id: 14, pack: integers },
   descriptor: { id: 15, pack: addresses },
   reductionOperator: { id: 18, pack: integers },
-  behaviorNote: { id: 19, pack: integers },
 } as const
 
 /** cudnnBackendAttributeName_t of each attribute in use, and the type of its values. */
@@ -54,12 +51,9 @@ const ATTRIBUTES = {
   heuristicsGraph: [201, 'descriptor'],
   heuristicsResults: [202, 'descriptor'],
   configEngine: [300, 'descriptor'],
-  configKnobs: [302, 'descriptor'],
   planHandle: [400, 'handle'],
   planConfig: [401, 'descriptor'],
   planWorkspaceSize: [402, 'int64'],
-  knobType: [600, 'knobType'],
-  knobValue: [601, 'int64'],
   pointwiseDescriptor: [750, 'descriptor'],
   pointwiseX: [751, 'descriptor'],
   pointwiseB: [752, 'descriptor'],
@@ -81,7 +75,6 @@ const ATTRIBUTES = {
   packWorkspace: [1003, 'voidPointer'],
   engineIndex: [1301, 'int64'],
   engineNumericalNotes: [1303, 'numericalNote'],
-  engineBehaviorNotes: [1305, 'behaviorNote'],
   matmulComputeType: [1500, 'dataType'],
   matmulA: [1520, 'descriptor'],
   matmulB: [1521, 'descriptor'],
@@ -271,15 +264,6 @@ export class CudnnLibrary {
     for (const unused of made.slice(used)) this.destroy(unused)
     this.#check(status, `reading ${name}`)
     return made.slice(0, used)
-  }
-
-  /** How many values an attribute has. */
-  count(descriptor: number, name: AttributeName): number {
-    const [id, type] = ATTRIBUTES[name]
-    const count = [0]
-    const status = this.#load().cudnnBackendGetAttribute(descriptor, id, TYPES[type].id, 0, count, null)
-    this.#check(status, `counting ${name}`)
-    return Number(count[0])
   }
 
   execute(handle: number, plan: number, variantPack: number): void {

@@ -9,21 +9,22 @@ import type { Launcher } from './launcher.ts'
 
 const WARPS = 16
 const THREADS = 32 * WARPS
-/** Inputs of a product come in pieces of this many: one entry of a ring for each warp, or a slice. */
+/** Inputs of a product come in pieces of this many: one ring entry for each warp, or a slice. */
 const INPUT_PIECE = 512
 /** Bytes of a block's ring entry: 32 for each thread. */
 const ENTRY_BYTES = 32 * THREADS
 /** Sequences that decode-step-few.cu is the faster one for, and that decode-step-many.cu can take. */
 const FEW = 8
 const MANY = 64
-/** Inputs that a thread of decode-step-few.cu can keep in its registers. */
+/** Inputs of a product of which a thread of decode-step-few.cu can keep its part in registers. */
 const FEW_MAX_INPUTS = 16 * INPUT_PIECE
 const SPLIT_POSITIONS = 256
 /** Sequences times key-value heads times splits, at most, where attention is split: more joining than it saves. */
 const MAX_SPLIT_ITEMS = 64
-/** Fewer ring entries than this would not keep the memory busy. */
+/** Entries of the rings: fewer would not keep the memory busy, more gained nothing. */
 const MIN_RING = 3
-const MAX_RING = 11
+const FEW_RING = 6
+const MANY_RING = 9
 /** What comes behind the area starts at a multiple of this, as panels of products must. */
 const AREA_STEP = 1024
 /** Shared memory that the compiler takes for itself. */
@@ -41,7 +42,7 @@ interface Sizes {
 }
 
 /** What the compiled kernels can be: head sizes of 64 and 128, widths of whole pieces, 16-bit elements. */
-function isServed({ weights, tokens, keys }: DecodePlan, sizes: Sizes, dtype: Dtype, isHopper: boolean): boolean {
+function isServed({ weights, tokens, keys }: DecodePlan, sizes: Sizes, dtype: Dtype): boolean {
   const { numHeads, numKeyValueHeads, headDim, intermediateSize, layers, table, head, norm, cos, sin } = weights
   const widths = [sizes.hiddenSize, numHeads * headDim, intermediateSize]
   const read = [table, head, norm, ...keys, ...layers.flatMap((layer) => Object.values(layer) as Tensor[])]
@@ -50,7 +51,7 @@ function isServed({ weights, tokens, keys }: DecodePlan, sizes: Sizes, dtype: Dt
     (headDim === 64 || headDim === 128) &&
     numHeads / numKeyValueHeads <= 16 &&
     widths.every((width) => width % INPUT_PIECE === 0) &&
-    (tokens.size > FEW ? isHopper && tokens.size <= MANY : Math.max(...widths) <= FEW_MAX_INPUTS) &&
+    (tokens.size > FEW ? tokens.size <= MANY : Math.max(...widths) <= FEW_MAX_INPUTS) &&
     read.every((tensor) => tensor.dtype === dtype && tensor.address % 16 === 0) &&
     [cos, sin].every((tensor) => tensor.dtype === 'f32' && tensor.rowCount >= sizes.capacity)
   )
@@ -64,7 +65,9 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   const hiddenSize = weights.table.columnCount
   const sizes = { batchSize, capacity: keys[0]!.shape[1]!, hiddenSize, vocabSize: weights.head.rowCount }
   const dtype = device.floatDtype
-  if (!isServed(plan, sizes, dtype, launcher.computeCapability === 90)) return undefined
+  if (!isServed(plan, sizes, dtype)) return undefined
+  // That for many sequences uses Hopper's products.
+  if (batchSize > FEW && launcher.computeCapability !== 90) return undefined
 
   const isFew = batchSize <= FEW
   const tokenTiles = isFew ? 1 : 2 ** Math.ceil(Math.log2(batchSize / 8))
@@ -78,7 +81,8 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   const areaBytes = AREA_STEP * Math.ceil(neededBytes / AREA_STEP)
   const tableBytes = LAYER_BYTES * weights.layers.length
   const otherBytes = areaBytes + (isFew ? 4 * WARPS * 8 * tokenTiles : 4 * THREADS) + tableBytes
-  const ring = Math.min(MAX_RING, Math.floor((launcher.maxSharedBytes - STATIC_BYTES - otherBytes) / ENTRY_BYTES))
+  const fitting = Math.floor((launcher.maxSharedBytes - STATIC_BYTES - otherBytes) / ENTRY_BYTES)
+  const ring = Math.min(isFew ? FEW_RING : MANY_RING, fitting)
   if (ring < MIN_RING) return undefined
 
   const splits = Math.floor(MAX_SPLIT_ITEMS / (batchSize * numKeyValueHeads))
@@ -101,8 +105,6 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
     [sizes.vocabSize, hiddenSize],
   ] as const
   const units = products.map(([rows, inputs]) => Math.ceil(rows / 16) * (inputs / INPUT_PIECE))
-  // Everything that the launches point at, kept alive by the step.
-  const table = layerTable(device, plan)
   const scratch = [
     standaloneTensor(device, [batchSize, hiddenSize]),
     standaloneTensor(device, [batchSize, queryWidth]),
@@ -127,11 +129,11 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
       TOKEN_TILES: tokenTiles,
       RING_ENTRIES: ring,
       AREA_BYTES: areaBytes,
-      TILES_AHEAD: isFew ? 2 : 0,
     },
   })
-  const args = [
-    table,
+  // The launches use these by their addresses alone: that they are named in them keeps their memory.
+  const state = [
+    layerTable(device, plan),
     weights.table,
     weights.norm,
     weights.head,
@@ -141,18 +143,18 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
     lengths,
     history,
     made,
-  ].map((tensor) => tensor.address)
-  args.push(logits?.address ?? 0)
+  ]
   return () => {
     kernel(
       blocks,
       THREADS,
-      ...args,
+      ...state.map((tensor) => tensor.address),
+      logits?.address ?? 0,
       ...scratch.map((tensor) => tensor.address),
       ...(isFew ? [0, 0] : []),
       batchSize,
       sizes.capacity,
-      weights.layers.length,
+      plan.weights.layers.length,
       sizes.vocabSize,
       history.shape[0]!,
       maxSplits,

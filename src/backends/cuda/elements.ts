@@ -8,6 +8,9 @@ import { blocksFor, type CudaKernel } from './launcher.ts'
 /** TypeOf of kernels/elements.cuh. */
 export const DTYPE_NUMBER: Readonly<Record<Dtype, number>> = { f32: 0, bf16: 1, f16: 2, f64: 3, i32: 4, u8: 5 }
 
+/** The types that kernels compute with, at their numbers. */
+export const FLOATS = ['f32', 'bf16', 'f16'] as const
+
 /** Threads of a block, and groups of each: DEPTH of kernels/elements.cuh. */
 export const THREADS = 256
 const DEPTH = 4

@@ -1,10 +1,11 @@
 // Launchers of kernels/norm.cu and kernels/norm-backward.cu: RMSNorm and LayerNorm. Which warps share a row, and how many
 // blocks add up the gradients of weights, follows from the shape alone.
+import type { Dtype } from '../../core/dtype.ts'
 import { invariant } from '../../core/errors.ts'
 import type { Kernels } from '../../core/kernels.ts'
 import type { Tensor } from '../../core/tensor.ts'
-import { isGrouped, variants } from './elements.ts'
-import { blocksFor, type Launcher } from './launcher.ts'
+import { FLOATS, floatNumber, isGrouped } from './elements.ts'
+import { blocksFor, type CudaKernel, type Launcher } from './launcher.ts'
 
 type Family =
   | 'rmsnorm'
@@ -16,35 +17,36 @@ type Family =
   | 'layernormBackwardWeight'
   | 'layernormBackward'
 
-export interface NormTuning {
-  /** Elements of a row that a thread has at most (more only where 32 warps are not enough), and threads of a block. */
-  readonly columns: number
-  readonly threads: number
-  /** Blocks that share a multiprocessor at least: what decides the registers of a thread. */
-  readonly minBlocks: number
-  /** Blocks at most where gradients of weights are added up. */
-  readonly parts: number
-}
-
-const FORWARD: NormTuning = { columns: 64, threads: 128, minBlocks: 1, parts: 0 }
-const BACKWARD: NormTuning = { columns: 24, threads: 128, minBlocks: 3, parts: 396 }
+/** Elements of a row that a thread has at most; more only where 32 warps are not enough. */
+const COLUMNS = { forward: 64, backward: 24 }
+const MOST_WARPS = 32
+/** Threads of a block, unless a row needs more. */
+const THREADS = 128
+/** Elements of a row up to which a thread of the backward comes by with 128 registers. */
+const FEW_COLUMNS = 16
+/** Blocks that add up gradients of weights, for each that shares a multiprocessor: of the shape alone, not of the card. */
+const PARTS_PER_BLOCK = 132
 /** Rows that a team adds up at least. */
 const LEAST_ROWS = 4
-const MOST_WARPS = 32
 
-/** Macros of kernels/norm.cuh. */
-type Team = readonly [isLayernorm: number, group: number, groups: number, warps: number, teams: number]
-
-function teamOf(isLayernorm: boolean, x: Tensor, others: readonly Tensor[], { columns, threads }: NormTuning): Team {
-  const packed = 16 / x.device.itemBytes(x.dtype)
-  const group = x.columnCount % packed === 0 && [x, ...others].every((t) => isGrouped(t, packed)) ? packed : 1
-  const units = x.columnCount / group
-  const groupsWith = (warps: number): number => Math.ceil(units / (32 * warps))
-  let warps = 1
-  while (groupsWith(warps) * group > columns && warps < MOST_WARPS) warps *= 2
-  return [Number(isLayernorm), group, groupsWith(warps), warps, Math.max(1, threads / (32 * warps))]
+/** Macros of kernels/norm.cuh: elements of a group, groups of a thread, warps of a team, teams of a block. */
+interface Layout {
+  readonly GROUP: number
+  readonly GROUPS: number
+  readonly WARPS: number
+  readonly TEAMS: number
 }
 
+function layoutOf(x: Tensor, others: readonly Tensor[], most: number): Layout {
+  const packed = 16 / x.device.itemBytes(x.dtype)
+  const GROUP = x.columnCount % packed === 0 && [x, ...others].every((t) => isGrouped(t, packed)) ? packed : 1
+  const groupsWith = (warps: number): number => Math.ceil(x.columnCount / (GROUP * 32 * warps))
+  let WARPS = 1
+  while (groupsWith(WARPS) * GROUP > most && WARPS < MOST_WARPS) WARPS *= 2
+  return { GROUP, GROUPS: groupsWith(WARPS), WARPS, TEAMS: Math.max(1, THREADS / (32 * WARPS)) }
+}
+
+/** Where gradients go, and to which of them the new ones are added. */
 interface Gradients {
   readonly dx?: Tensor
   readonly dWeight?: Tensor
@@ -52,6 +54,7 @@ interface Gradients {
   readonly accumulate: { readonly dx?: boolean; readonly dWeight?: boolean; readonly dBias?: boolean }
 }
 
+/** What the backward reads; `mean` is that of LayerNorm alone. */
 interface Saved {
   readonly dOut: Tensor
   readonly x: Tensor
@@ -61,32 +64,22 @@ interface Saved {
 }
 
 /** x, weight and bias have one dtype (f32, bf16 or f16); statistics and the gradients of weight and bias are f32. */
-export function normKernels(
-  launcher: Launcher,
-  tuning: { forward: NormTuning; backward: NormTuning } = { forward: FORWARD, backward: BACKWARD },
-): Pick<Kernels, Family> {
-  const defines = ([IS_LAYERNORM, GROUP, GROUPS, WARPS, TEAMS]: Team) => ({ IS_LAYERNORM, GROUP, GROUPS, WARPS, TEAMS })
-  const dtypes = ['f32', 'bf16', 'f16'] as const
-  const forwardKernel = variants((dtype: number, ...team: number[]) =>
-    launcher.kernel('norm', 'norm_forward', 'pppppplif', {
-      dtype: dtypes[dtype],
-      defines: defines(team as unknown as Team),
-    }),
-  )
-  const backwardKernel = (name: string, signature: string) =>
-    variants((dtype: number, input: number, weight: number, minBlocks: number, ...team: number[]) =>
-      launcher.kernel('norm-backward', name, signature, {
-        dtype: dtypes[dtype],
-        defines: {
-          ...defines(team as unknown as Team),
-          WITH_INPUT: input,
-          WITH_WEIGHT: weight,
-          MIN_BLOCKS: minBlocks,
-        },
-      }),
-    )
-  const backward = backwardKernel('norm_backward', 'ppppppplii')
-  const addParts = backwardKernel('norm_add_parts', 'pppiii')
+export function normKernels(launcher: Launcher): Pick<Kernels, Family> {
+  const family = (file: string, name: string, signature: string) => {
+    const made = new Map<string, CudaKernel>()
+    return (dtype: Dtype, defines: Readonly<Record<string, number>>): CudaKernel => {
+      const key = `${dtype} ${Object.values(defines).join()}`
+      let kernel = made.get(key)
+      if (kernel === undefined) {
+        kernel = launcher.kernel(file, name, signature, { dtype, defines })
+        made.set(key, kernel)
+      }
+      return kernel
+    }
+  }
+  const normForward = family('norm', 'norm_forward', 'pppppplif')
+  const normBackward = family('norm-backward', 'norm_backward', 'ppppppplii')
+  const addParts = family('norm-backward', 'norm_add_parts', 'pppiii')
 
   const forward = (
     out: Tensor,
@@ -97,11 +90,11 @@ export function normKernels(
     bias: Tensor | undefined,
     eps: number,
   ): void => {
-    const team = teamOf(mean !== undefined, x, bias === undefined ? [out, weight] : [out, weight, bias], tuning.forward)
-    const [, , , warps, teams] = team
-    forwardKernel(dtypes.indexOf(x.dtype as 'f32'), ...team)(
-      Math.ceil(x.rowCount / teams),
-      32 * warps * teams,
+    const layout = layoutOf(x, bias === undefined ? [out, weight] : [out, weight, bias], COLUMNS.forward)
+    const { WARPS, TEAMS } = layout
+    normForward(FLOATS[floatNumber('norm', 'x', x)]!, { ...layout, IS_LAYERNORM: Number(mean !== undefined) })(
+      Math.ceil(x.rowCount / TEAMS),
+      32 * WARPS * TEAMS,
       out.address,
       mean?.address ?? 0,
       rstd.address,
@@ -114,27 +107,29 @@ export function normKernels(
     )
   }
 
-  const gradients = ({ dOut, x, weight, mean, rstd }: Saved, { dx, dWeight, dBias, accumulate }: Gradients): void => {
-    const used = [dOut, ...(dx === undefined ? [] : [dx]), ...(weight === undefined ? [] : [weight])]
-    const team = teamOf(mean !== undefined, x, used, tuning.backward)
-    const [, group, groups, warps, teams] = team
-    const threads = 32 * warps * teams
-    const minBlocks = Math.max(1, Math.floor((tuning.backward.minBlocks * tuning.backward.threads) / threads))
-    const kind = [
-      dtypes.indexOf(x.dtype as 'f32'),
-      Number(dx !== undefined),
-      Number(dWeight !== undefined),
-      minBlocks,
-      ...team,
-    ] as const
+  const backward = ({ dOut, x, weight, mean, rstd }: Saved, { dx, dWeight, dBias, accumulate }: Gradients): void => {
+    const others = [dOut, dx, weight].filter((tensor) => tensor !== undefined)
+    const layout = layoutOf(x, others, COLUMNS.backward)
+    const { GROUP, GROUPS, WARPS, TEAMS } = layout
+    const threads = 32 * WARPS * TEAMS
+    // A thread with more columns needs more registers: fewer blocks then share a multiprocessor.
+    const blocks = GROUPS * GROUP > FEW_COLUMNS ? 3 : 4
+    const defines = {
+      ...layout,
+      IS_LAYERNORM: Number(mean !== undefined),
+      WITH_INPUT: Number(dx !== undefined),
+      WITH_WEIGHT: Number(dWeight !== undefined),
+      MIN_BLOCKS: Math.max(1, Math.floor((blocks * THREADS) / threads)),
+    }
+    const dtype = FLOATS[floatNumber('norm', 'x', x)]!
     const parts =
       dWeight === undefined
-        ? Math.ceil(x.rowCount / teams)
-        : blocksFor(x.rowCount, teams * LEAST_ROWS, tuning.backward.parts)
-    const width = groups * group * 32 * warps
+        ? Math.ceil(x.rowCount / TEAMS)
+        : blocksFor(x.rowCount, TEAMS * LEAST_ROWS, blocks * PARTS_PER_BLOCK)
+    const width = GROUPS * GROUP * 32 * WARPS
     const sums = dBias === undefined ? 1 : 2
     const partials = dWeight === undefined ? 0 : launcher.scratch(parts * width * sums * 4)
-    backward(...kind)(
+    normBackward(dtype, defines)(
       parts,
       threads,
       dx?.address ?? 0,
@@ -150,7 +145,7 @@ export function normKernels(
     )
     if (dWeight === undefined) return
     invariant(dWeight.dtype === 'f32' && (dBias ?? dWeight).dtype === 'f32', 'gradients of a norm are f32')
-    addParts(...kind)(
+    addParts(dtype, defines)(
       [Math.ceil(width / 32), sums],
       1024,
       dWeight.address,
@@ -165,17 +160,17 @@ export function normKernels(
   return {
     rmsnorm: (out, rstd, x, weight, eps) => forward(out, undefined, rstd, x, weight, undefined, eps),
     rmsnormBackwardInput: (dx, dOut, x, weight, rstd, accumulate) =>
-      gradients({ dOut, x, weight, rstd }, { dx, accumulate: { dx: accumulate } }),
+      backward({ dOut, x, weight, rstd }, { dx, accumulate: { dx: accumulate } }),
     rmsnormBackwardWeight: (dWeight, dOut, x, rstd, accumulate) =>
-      gradients({ dOut, x, rstd }, { dWeight, accumulate: { dWeight: accumulate } }),
+      backward({ dOut, x, rstd }, { dWeight, accumulate: { dWeight: accumulate } }),
     rmsnormBackward: (dx, dWeight, dOut, x, weight, rstd, accumulate) =>
-      gradients({ dOut, x, weight, rstd }, { dx, dWeight, accumulate }),
+      backward({ dOut, x, weight, rstd }, { dx, dWeight, accumulate }),
     layernorm: (out, mean, rstd, x, weight, bias, eps) => forward(out, mean, rstd, x, weight, bias, eps),
     layernormBackwardInput: (dx, dOut, x, weight, mean, rstd, accumulate) =>
-      gradients({ dOut, x, weight, mean, rstd }, { dx, accumulate: { dx: accumulate } }),
+      backward({ dOut, x, weight, mean, rstd }, { dx, accumulate: { dx: accumulate } }),
     layernormBackwardWeight: (dWeight, dBias, dOut, x, mean, rstd, accumulate) =>
-      gradients({ dOut, x, mean, rstd }, { dWeight, dBias, accumulate: { dWeight: accumulate, dBias: accumulate } }),
+      backward({ dOut, x, mean, rstd }, { dWeight, dBias, accumulate: { dWeight: accumulate, dBias: accumulate } }),
     layernormBackward: (dx, dWeight, dBias, dOut, x, weight, mean, rstd, accumulate) =>
-      gradients({ dOut, x, weight, mean, rstd }, { dx, dWeight, dBias, accumulate }),
+      backward({ dOut, x, weight, mean, rstd }, { dx, dWeight, dBias, accumulate }),
   }
 }

@@ -12,7 +12,7 @@ const SOURCES = fileURLToPath(new URL('./kernels/', import.meta.url))
 /** One compilation: a file of kernels/ under a set of options. */
 export interface CompileRequest {
   readonly file: string
-  /** sm_90a */
+  /** sm_90a: machine code of that chip; compute_80: text that the driver translates for a newer one. */
   readonly architecture: string
   readonly options: readonly string[]
 }
@@ -108,20 +108,19 @@ export class KernelCompiler {
     return Number(out[0])
   }
 
-  #finish({ file }: CompileRequest, program: number, status: number, path: string): Uint8Array {
+  #finish({ file, architecture }: CompileRequest, program: number, status: number, path: string): Uint8Array {
     try {
       if (status !== 0) {
         throw new DeviceError(
           `cuda: ${file} does not compile with NVRTC ${this.version} of ${this.#path}: ${this.#logOf(program)}`,
         )
       }
+      const kind = architecture.startsWith('compute_') ? 'PTX' : 'CUBIN'
       const size = [0]
-      this.#check(
-        'nvrtcGetCUBINSize',
-        this.#function('nvrtcGetCUBINSize', ['int64_t', '_Out_ int64_t*'])(program, size),
-      )
+      const sizeOf = this.#function(`nvrtcGet${kind}Size`, ['int64_t', '_Out_ int64_t*'])
+      this.#check(`nvrtcGet${kind}Size`, sizeOf(program, size))
       const code = new Uint8Array(Number(size[0]))
-      this.#check('nvrtcGetCUBIN', this.#function('nvrtcGetCUBIN', ['int64_t', 'void*'])(program, code))
+      this.#check(`nvrtcGet${kind}`, this.#function(`nvrtcGet${kind}`, ['int64_t', 'void*'])(program, code))
       this.compiled++
       mkdirSync(this.#cacheDir, { recursive: true })
       const partial = `${path}.${randomUUID()}.partial`

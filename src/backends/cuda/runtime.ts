@@ -74,7 +74,10 @@ export class CudaRuntime implements Launcher {
       )
     }
     // Hopper's own instructions (wgmma) exist only for the exact chip.
-    this.#architecture = options.architecture ?? (computeCapability === 90 ? 'sm_90a' : `sm_${computeCapability}`)
+    const own = computeCapability === 90 ? 'sm_90a' : `sm_${computeCapability}`
+    const { architecture = own } = options
+    // Machine code of an older chip does not load on this one: the driver has to translate.
+    this.#architecture = architecture === own ? own : architecture.replace('sm_', 'compute_')
     const context = driver.integer('cuDevicePrimaryCtxRetain', index)
     driver.call('cuCtxSetCurrent', context)
     this.stream = driver.integer('cuStreamCreate', STREAM_NON_BLOCKING)

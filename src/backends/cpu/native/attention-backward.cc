@@ -79,8 +79,7 @@ static void gradientColumn(const Visibility& see, int64_t n, int64_t k0, int64_t
 }
 
 // One tile of queries against one tile of keys: adds to dq (tile), dk and dv (from key j0 of the block on).
-static void backwardTile(const Visibility& see, int64_t k0, int64_t keys, int64_t j0, int64_t K, const Ahead* ahead,
-                         const Workspace& w) {
+static void backwardTile(const Visibility& see, int64_t k0, int64_t keys, int64_t j0, int64_t K, const Workspace& w) {
   const int64_t P = padded(K), height = roundUp(keys, MR);
   const float *k = w.k + j0 * P, *v = w.v + j0 * P;
   for (int64_t n = 0; n * NB < see.rows; n++) {
@@ -94,7 +93,6 @@ static void backwardTile(const Visibility& see, int64_t k0, int64_t keys, int64_
     gradientColumn(see, n, k0, begin, most(begin, end), height, w);
   }
   for (int64_t j = 0; j < height; j += MR) {
-    if (ahead) ahead->fetch(j0 + j, j0 + j + MR);
     // Queries that see any of these MR keys.
     int64_t from = see.rows, to = 0;
     for (int64_t i = 0; i < see.rows; i++) {
@@ -114,7 +112,7 @@ static void backwardTile(const Visibility& see, int64_t k0, int64_t keys, int64_
 
 // Keys [from, to) of key head g: all query heads of the group, all query tiles that see any of them.
 static void backwardRange(const Shape& S, const Tensors& T, int64_t b, int64_t g, int64_t from, int64_t to,
-                          const Matrix& dq, const Ahead& ahead, const Workspace& w) {
+                          const Matrix& dq, const Workspace& w) {
   const int64_t K = S.K, P = padded(K);
   for (int64_t k0 = from; k0 < to; k0 += kKeyBlock) {
     const int64_t keys = least(kKeyBlock, to - k0), height = roundUp(keys, MR), row = b * S.Tk + k0;
@@ -140,9 +138,8 @@ static void backwardRange(const Shape& S, const Tensors& T, int64_t b, int64_t g
             w.lse[i] = real ? T.lse[lane + i] * kLog2E : INFINITY;
             w.delta[i] = real ? T.delta[lane + i] : 0.f;
           }
-          const bool isLast = k0 + keys == to && i0 + TQ >= S.Tq && h + 1 == (g + 1) * S.heads();
           for (int64_t t = first - (first - k0) % TK; t < last; t += TK)
-            backwardTile(see, t, least(TK, k0 + keys - t), t - k0, K, isLast ? &ahead : nullptr, w);
+            backwardTile(see, t, least(TK, k0 + keys - t), t - k0, K, w);
         }
         for (int64_t i = 0; i < see.rows; i++)
           writeRow(dq.at(b * S.Tq + i0 + i, h * K), w.dq + i * P, K, S.scale, k0 > from);
@@ -201,16 +198,7 @@ TY_EXPORT(ty_attention_backward)(int64_t context, int64_t dq, int64_t dqStride, 
     const int64_t range = task / (int64_t(B) * G), head = task % (int64_t(B) * G);
     const Workspace w(static_cast<float*>(ty_scratch(ctx, thread, Workspace::bytes(K))), K);
     const Matrix target = partial ? Matrix{partial + range * size, columns} : T.dq;
-    const int64_t next = least(task + ty_threads(ctx), ranges * B * G - 1), from = next / (int64_t(B) * G) * keys;
-    const int64_t b = next % (int64_t(B) * G) / G, g = next % G, h = g * S.heads();
-    const Ahead ahead{{{T.k.at(b * Tk + from, g * K), kStride},
-                       {T.v.at(b * Tk + from, g * K), vStride},
-                       {T.q.at(int64_t(b) * Tq, h * K), qStride},
-                       {T.dOut.at(int64_t(b) * Tq, h * K), dOutStride}},
-                      4,
-                      least(Tq, least(keys, Tk - from)),
-                      K};
-    backwardRange(S, T, head / G, head % G, range * keys, least(Tk, (range + 1) * keys), target, ahead, w);
+    backwardRange(S, T, head / G, head % G, range * keys, least(Tk, (range + 1) * keys), target, w);
   });
   if (!partial) return;
   runTasks(ctx, blocks(B * int64_t(Tq), kRowsOfTask), work, [&](int64_t task, int) {

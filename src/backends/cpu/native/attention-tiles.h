@@ -56,23 +56,6 @@ struct Matrix {
   float* at(int64_t row, int64_t column) const { return data + row * stride + column; }
 };
 
-// What the next task of a thread will read, fetched into the second-level cache while this one computes: a head's rows are
-// a few lines each, far apart, and no hardware prefetcher follows them.
-struct Ahead {
-  struct Rows {
-    const float* data;
-    int64_t stride;
-  };
-  Rows rows[4];
-  int64_t count, height, width;
-  // Rows [from, to) of each; none from `height` on.
-  void fetch(int64_t from, int64_t to) const {
-    for (int64_t i = from; i < least(to, height); i++)
-      for (int64_t n = 0; n < count; n++)
-        for (int64_t c = 0; c < width; c += 16) __builtin_prefetch(rows[n].data + i * rows[n].stride + c, 0, 2);
-  }
-};
-
 // The visible keys of the queries of one tile, by lane, by register row (MR queries) and by register column (NB).
 struct Visibility {
   int64_t rows;

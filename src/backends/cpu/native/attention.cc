@@ -55,7 +55,7 @@ static size_t forwardScratch(int64_t K) {
 }
 
 static void forwardTile(const Shape& S, int64_t b, int64_t h, int64_t i0, const Matrix& out, float* lse,
-                        const Matrix& q, const Matrix& k, const Matrix& v, const Ahead& ahead, float* scratch) {
+                        const Matrix& q, const Matrix& k, const Matrix& v, float* scratch) {
   const int64_t K = S.K, P = padded(K), g = h / S.heads();
   const Visibility see(S, b, i0);
   float* kp = scratch;         // [TK][P] keys
@@ -92,7 +92,6 @@ static void forwardTile(const Shape& S, int64_t b, int64_t h, int64_t i0, const 
       softmaxColumn(see, n, k0, begin, end, s, m, l, shrink);
     }
     for (int64_t i = 0; i < see.rows; i += MR) {
-      if (k0 + TK >= see.last) ahead.fetch(i, i + MR);
       const int64_t begin = clamp(see.groupFrom[i / MR] - k0, 0, keys), end = clamp(see.groupTo[i / MR] - k0, 0, keys);
       // Without a visible key in this tile the maximum has not moved either.
       if (begin < end) rowOfTiles<MR, true, kScaled>(o + i * P, P, shrink + i, s + i, TQ, vp, P, P, begin, end);
@@ -113,19 +112,11 @@ TY_EXPORT(ty_attention)(int64_t context, int64_t out, int64_t outStride, int64_t
   TyContext* ctx = reinterpret_cast<TyContext*>(context);
   const Shape S{B,  H, G, Tq, Tk, K, float(scale), causal != 0, window, reinterpret_cast<const int32_t*>(docStart)};
   const Matrix Out{F(out), outStride}, Q{F(q), qStride}, Key{F(k), kStride}, Value{F(v), vStride};
-  const int64_t tiles = blocks(Tq, TQ), tasks = int64_t(B) * H * tiles;
-  runTasks(ctx, tasks, int64_t(B) * H * Tq * Tk * K, [&](int64_t task, int thread) {
+  const int64_t tiles = blocks(Tq, TQ);
+  runTasks(ctx, int64_t(B) * H * tiles, int64_t(B) * H * Tq * Tk * K, [&](int64_t task, int thread) {
     float* scratch = static_cast<float*>(ty_scratch(ctx, thread, forwardScratch(K)));
     // The last query tiles see the most keys: they go first, so that no thread ends with a long one.
-    const auto tileOf = [&](int64_t n) { return tiles - 1 - n / (int64_t(B) * H); };
-    const int64_t head = task % (int64_t(B) * H), next = least(task + ty_threads(ctx), tasks - 1);
-    const int64_t b = next % (int64_t(B) * H) / H, h = next % H, i0 = tileOf(next) * TQ;
-    const Ahead ahead{{{Q.at(b * Tq + i0, h * K), qStride},
-                       {Key.at(b * Tk, h / S.heads() * K), kStride},
-                       {Value.at(b * Tk, h / S.heads() * K), vStride}},
-                      3,
-                      least(TQ, least(Tq - i0, Tk)),
-                      K};
-    forwardTile(S, head / H, head % H, tileOf(task) * TQ, Out, F(lse), Q, Key, Value, ahead, scratch);
+    const int64_t tile = tiles - 1 - task / (int64_t(B) * H), head = task % (int64_t(B) * H);
+    forwardTile(S, head / H, head % H, tile * TQ, Out, F(lse), Q, Key, Value, scratch);
   });
 }

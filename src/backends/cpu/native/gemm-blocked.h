@@ -248,20 +248,18 @@ static __attribute__((noinline)) void runTile(const Tile& t) {
     finishEdge(t, sums, V);
     return;
   }
-  float* c = t.c;
-  const float* residual = t.residual;
+  // One pointer that moves from row to row, for the same reason.
+  const auto each = [&](auto* at, int64_t stride, const auto& f) {
 #pragma GCC unroll 16
-  for (int i = 0; i < R; i++, c = opaque(c + t.cStride)) {
+    for (int i = 0; i < R; i++, at = opaque(at + stride))
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) {
-      vf y = sum[i][v];
-      if (t.add) y += load(c + v * W);
-      if (t.bias) y += load(t.bias + v * W);
-      if (t.residual) y += load(residual + v * W);
-      store(c + v * W, y);
-    }
-    if (t.residual) residual += t.residualStride;
-  }
+      for (int v = 0; v < V; v++) f(at + v * W, sum[i][v]);
+  };
+  const auto add = [](const float* at, vf& y) { y += load(at); };
+  if (t.add) each(t.c, t.cStride, add);
+  if (t.bias) each(t.bias, 0, add);
+  if (t.residual) each(t.residual, t.residualStride, add);
+  each(t.c, t.cStride, [](float* at, const vf& y) { store(at, y); });
 }
 
 // A tile has an even number of rows, the last one perhaps one more than C has.

@@ -1,8 +1,8 @@
 // Gradients of softmax attention for bf16 and f16 on Hopper: wgmma, TMA, specialised warps (after FlashAttention-3,
 // arXiv:2407.08608). A block takes 128 keys at a time and walks over the queries that see them: two warpgroups, 64 keys
 // each, compute the transposes of p and ds, which from registers give dv and dk; ds also goes through shared memory for
-// the part of dq, which a copy adds to an f32 sum in global memory. Blocks add to a tile of dq in the order of a counter,
-// last keys first, so that the bits are the same in every run; the walk starts at the diagonal, so that they seldom wait.
+// the part of dq, which a copy adds to an f32 sum in global memory. Blocks add to a tile of dq in turn, first keys first
+// (a counter says whose turn it is), so that the bits are the same in every run.
 #include "hopper.cuh"
 
 #ifndef HEAD_DIM
@@ -165,11 +165,6 @@ struct Bounds {
     const int end = min(queries, max(0, key0 + BLOCK_KEYS - firstOffset));
     return (end + BLOCK_QUERIES - 1) / BLOCK_QUERIES;
   }
-  /** One past the last block of keys whose walk comes to this tile of queries. */
-  TY_INLINE int blockEnd(int tile) const {
-    const int end = min(keys, tile * BLOCK_QUERIES + BLOCK_QUERIES - 1 + endOffset);
-    return (max(0, end) + BLOCK_KEYS - 1) / BLOCK_KEYS;
-  }
 };
 
 /**
@@ -279,12 +274,6 @@ struct alignas(16) Item {
   int tileFirst;
   int tileEnd;
 };
-/** Where the gradients of a warpgroup's keys go: first row, first column, how many rows there are. */
-struct Place {
-  i64 position;
-  int column;
-  int rowCount;
-};
 TY_INLINE Item loadItem(u32 address) {
   Item x;
   asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
@@ -301,10 +290,9 @@ TY_INLINE Item uniform(Item x) { return {uniform(x.unit), uniform(x.block), unif
 /**
  * dk, dv, and the unscaled sums of dq by tiles [B, H, tiles][warpgroup][columns / 8][128] of float4. Grid: at most one
  * block for each multiprocessor (all must run at once), 384 threads, SHARED_BYTES.
- * Work is taken in the order of a counter: `unitsPerRound` units at a time (what fits the L2 cache), of these the last
- * blocks of keys first, and their queries from the diagonal on. Of causal masks those are the shortest: so that the end
- * is not one of long ones, the last `reversedUnits` units (only of causal masks without more, one head a group) take the
- * first blocks first, and their queries from the last one back.
+ * Work is taken in the order of a counter: `unitsPerRound` units at a time, of these the first keys first (the longest
+ * walks of causal masks, so that short ones fill the end), their queries from the last one back: the blocks that are at
+ * work on one head follow one another closely, and find its queries in the L2 cache.
  */
 extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
     const __grid_constant__ TensorMap queryMap,
@@ -328,8 +316,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
     float scale,
     int isCausal,
     int window,
-    int unitsPerRound,
-    int reversedUnits) {
+    int unitsPerRound) {
   extern __shared__ __align__(1024) u8 memory[];
   const u32 base = sharedAddress(memory);
   const u32 keyFull = base + BARRIERS_AT;
@@ -368,7 +355,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
     if (warp == 8) {
       // ---- Loads ----
       const int blocks = (keys + BLOCK_KEYS - 1) / BLOCK_KEYS;
-      const int forwardUnits = numKeyValueHeads * batchSize - reversedUnits;
+      const int units = numKeyValueHeads * batchSize;
       const int perRound = unitsPerRound * blocks;
       const auto takeTicket = [&] {
         int ticket = 0;
@@ -379,20 +366,11 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
       int ticket = takeTicket();
       for (;;) {
         Item item;
-        if (ticket < forwardUnits * blocks) {
-          const int round = ticket / perRound;
-          const int width = min(unitsPerRound, forwardUnits - round * unitsPerRound);
-          const int place = ticket - round * perRound;
-          item.unit = round * unitsPerRound + place % width;
-          item.block = blocks - 1 - place / width;
-        } else if (ticket < (forwardUnits + reversedUnits) * blocks) {
-          const int place = ticket - forwardUnits * blocks;
-          item.unit = forwardUnits + place % reversedUnits;
-          item.block = place / reversedUnits;
-        } else {
-          item.unit = -1;
-          item.block = 0;
-        }
+        const int round = ticket / perRound;
+        const int place = ticket - round * perRound;
+        const int width = min(unitsPerRound, units - round * unitsPerRound);
+        item.unit = ticket < units * blocks ? round * unitsPerRound + place % width : -1;
+        item.block = place / width;
         const int key0 = item.block * BLOCK_KEYS;
         const int batch = item.unit / numKeyValueHeads;
         const int group = item.unit - batch * numKeyValueHeads;
@@ -409,6 +387,18 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
             if (seen < 32) break;
           }
           item.tileEnd = item.tileFirst + count;
+        }
+        if (item.unit >= 0 && item.tileFirst >= item.tileEnd) {
+          // Keys that no query sees.
+          const int chunks = headDim / 8;
+          for (int i = lane; i < min(BLOCK_KEYS, keys - key0) * chunks; i += 32) {
+            const i64 position = (i64)batch * keys + key0 + i / chunks;
+            const int column = group * headDim + i % chunks * 8;
+            *reinterpret_cast<uint4*>(dk + position * dkStride + column) = make_uint4(0, 0, 0, 0);
+            *reinterpret_cast<uint4*>(dv + position * dvStride + column) = make_uint4(0, 0, 0, 0);
+          }
+          ticket = takeTicket();
+          continue;
         }
         mbarrierWait(keyEmpty + 8 * keyStage, keyParity ^ 1);
         const u32 full = keyFull + 8 * keyStage;
@@ -430,8 +420,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
         ticket = takeTicket();
         for (int head = group * heads; head < (group + 1) * heads; head++) {
           const float* source = statistics + (((i64)batch * numHeads + head) * tiles) * (3 * BLOCK_QUERIES);
-          for (int i = item.tileFirst; i < item.tileEnd; i++) {
-            const int tile = item.unit < forwardUnits ? i : item.tileFirst + item.tileEnd - 1 - i;
+          for (int tile = item.tileEnd - 1; tile >= item.tileFirst; tile--) {
             mbarrierWait(queryEmpty + 8 * stage, parity ^ 1);
             if (lane == 0) {
               const u32 barrier = queryFull + 8 * stage;
@@ -460,7 +449,6 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
       // ---- Adds to dq ----
       const int writer = warp - 9;
       const u32 full = dqFull + 16 * writer;
-      const int forwardUnits = numKeyValueHeads * batchSize - reversedUnits;
       int keyStage = 0, keyParity = 0, parity = 0, turnOfWriter = 0;
       for (;;) {
         mbarrierWait(keyFull + 8 * keyStage, keyParity);
@@ -468,18 +456,19 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
         mbarrierArrive(keyEmpty + 8 * keyStage);
         if (item.unit < 0) break;
         if (++keyStage == KEY_STAGES) keyStage = 0, keyParity ^= 1;
-        const bool isReversed = item.unit >= forwardUnits;
+        const int* const docs = docStart == nullptr ? nullptr : docStart + (i64)(item.unit / numKeyValueHeads) * keys;
         // Heads of a group follow one another, and so do groups of a sequence.
         for (int head = item.unit * heads; head < (item.unit + 1) * heads; head++) {
-          for (int i = item.tileFirst; i < item.tileEnd; i++) {
+          for (int tile = item.tileEnd - 1; tile >= item.tileFirst; tile--) {
             const bool isMine = turnOfWriter == writer;
             if (++turnOfWriter == WRITERS) turnOfWriter = 0;
             if (!isMine) continue;
-            const int tile = isReversed ? item.tileFirst + item.tileEnd - 1 - i : i;
             const i64 index = (i64)head * tiles + tile;
             float* const sum = dqSum + index * (2 * DQ_BYTES / 4);
             int* const counter = counters + 1 + index;
-            const int turn = isReversed ? item.block : bounds.blockEnd(tile) - 1 - item.block;
+            int first = max(0, tile * BLOCK_QUERIES + bounds.firstOffset);
+            if (docs != nullptr) first = max(first, docs[tile * BLOCK_QUERIES]);
+            const int turn = item.block - first / BLOCK_KEYS;
 #if IS_DETERMINISTIC
             int done;
             do {
@@ -525,31 +514,13 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
     const u32 dsTarget = base + DS_AT + group * QUERY_PANEL + dsRow * PANEL_ROW_BYTES + (dsChunk << 4);
     const u32 dqTarget = base + DQ_AT + group * DQ_BYTES + (threadIdx.x & 127) * 16;
     const u64 dsOperand = descriptorOfRows(base + DS_AT + (IS_DQ_BY_ROWS ? group * 64 * PANEL_ROW_BYTES : 0));
-    const auto placeOf = [&](const Item& item) -> Place {
-      const int batch = item.unit / numKeyValueHeads;
-      const int first = item.block * BLOCK_KEYS + group * 64;
-      return {(i64)batch * keys + first, (item.unit - batch * numKeyValueHeads) * headDim, keys - first};
-    };
     const u32 dqColumnBytes = IS_DQ_BY_ROWS ? 0 : PANELS == 2 ? group * KEY_PANEL : group * 64;
 
-    const int forwardUnits = numKeyValueHeads * batchSize - reversedUnits;
     int keyStage = 0, keyParity = 0, stage = 0, parity = 0, dqParity = 1, writer = 0;
     bool isFirst = true;
-    // Waits for the next item that has queries; keys that nobody sees get zeros here.
     const auto nextItem = [&] {
-      for (;;) {
-        mbarrierWait(keyFull + 8 * keyStage, keyParity);
-        const Item item = uniform(loadItem(base + ITEMS_AT + 16 * keyStage));
-        if (item.unit < 0 || item.tileFirst < item.tileEnd) return item;
-        if (lane == 0) mbarrierArrive(keyEmpty + 8 * keyStage);
-        if (++keyStage == KEY_STAGES) keyStage = 0, keyParity ^= 1;
-        const Place place = placeOf(item);
-        float zeros[HEAD_DIM / 2];
-#pragma unroll
-        for (int i = 0; i < HEAD_DIM / 2; i++) zeros[i] = 0.0f;
-        storeRows<HEAD_DIM>(dk + place.position * dkStride + place.column, dkStride, place.rowCount, headDim, zeros, 1.0f);
-        storeRows<HEAD_DIM>(dv + place.position * dvStride + place.column, dvStride, place.rowCount, headDim, zeros, 1.0f);
-      }
+      mbarrierWait(keyFull + 8 * keyStage, keyParity);
+      return uniform(loadItem(base + ITEMS_AT + 16 * keyStage));
     };
     float s[BLOCK_QUERIES / 2];
     // The scores of the queries that come next with the keys of the item that comes next: nothing is lost if there are none.
@@ -575,7 +546,8 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
       const u64 valueOperand = descriptorOfRows(base + VALUES_AT + keyStage * KEY_BYTES + group * 64 * PANEL_ROW_BYTES);
       const u64 keyColumns = descriptorOfColumns(keyTile + dqColumnBytes, KEY_PANEL);
       const u32 oldKeyEmpty = keyEmpty + 8 * keyStage;
-      const Place place = placeOf(item);
+      const int batch = item.unit / numKeyValueHeads;
+      const int column = (item.unit - batch * numKeyValueHeads) * headDim;
       const int keyFirst = item.block * BLOCK_KEYS + group * 64;
       const int key = item.block * BLOCK_KEYS + keyRow;
       const int tileFirst = item.tileFirst;
@@ -587,12 +559,11 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
         mbarrierWait(queryFull + 8 * stage, parity);
         multiplyScores();
       }
-      const bool isReversed = item.unit >= forwardUnits;
-      int next = tileFirst;
+      int next = tileEnd - 1;
       int step = 0;
       do {
-        const int query0 = (isReversed ? tileFirst + tileEnd - 1 - next : next) * BLOCK_QUERIES;
-        if (++next == tileEnd) next = tileFirst;
+        const int query0 = next * BLOCK_QUERIES;
+        if (--next < tileFirst) next = tileEnd - 1;
         const u32 tileStatistics = base + STATISTICS_AT + stage * STATISTICS_BYTES;
         const u32 columnStatistics = tileStatistics + 4 * queryColumn;
         const u32 dOutTile = base + DOUT_AT + stage * QUERY_BYTES;
@@ -731,12 +702,10 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
       keepAfterWait(dkSum);
       keepAfterWait(dvSum);
       if (lane == 0) mbarrierArrive(oldKeyEmpty);
-      if (KEY_STAGES == 1) {
-        keyParity ^= 1;
-        // The next keys are loaded while these gradients are stored.
-      }
-      storeRows<HEAD_DIM>(dk + place.position * dkStride + place.column, dkStride, place.rowCount, headDim, dkSum, scale);
-      storeRows<HEAD_DIM>(dv + place.position * dvStride + place.column, dvStride, place.rowCount, headDim, dvSum, 1.0f);
+      if (KEY_STAGES == 1) keyParity ^= 1;
+      const i64 position = (i64)batch * keys + keyFirst;
+      storeRows<HEAD_DIM>(dk + position * dkStride + column, dkStride, keys - keyFirst, headDim, dkSum, scale);
+      storeRows<HEAD_DIM>(dv + position * dvStride + column, dvStride, keys - keyFirst, headDim, dvSum, 1.0f);
       if (KEY_STAGES == 1) item = nextItem();
     }
     wgmmaWait<0>();

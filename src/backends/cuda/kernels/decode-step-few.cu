@@ -1,4 +1,4 @@
-// One decoding step of a Llama for up to 16 sequences. Products are tiles of 16 rows of a weight over all inputs: each
+// One decoding step of a Llama for up to 8 sequences. Products are tiles of 16 rows of a weight over all inputs: each
 // warp takes a sixteenth of the inputs, kept in registers, and streams its part of the rows through a ring of its own
 // that runs ahead over barriers and layers, because weights depend on nothing. So memory is busy while blocks wait.
 #include "decode-step.cuh"
@@ -42,35 +42,23 @@ struct TileWalk {
 
 /**
  * The weights of this warp in the order in which it uses them. Each lane fetches exactly what it will use: nothing but
- * its own copies has to be waited for. Ahead of the ring whole rows are asked for: memory is fast for long pieces.
+ * its own copies has to be waited for.
  */
 struct WeightStream {
   const Step& step;
   const Layer* layers;
   u32 ring;
   int entry = 0, left = 0;
-  TileWalk walk, ahead;
+  TileWalk walk;
   const scalar_t *upper = nullptr, *lower = nullptr;
 
   TY_INLINE WeightStream(const Step& step, const Layer* layers, const void* memory) : step(step), layers(layers) {
     ring = (u32)__cvta_generic_to_shared(memory) + threadIdx.x * 16;
     walk.seek(step);
-    ahead.seek(step);
-    for (int i = 0; i < TILES_AHEAD; i++) prefetchTile();
     enterTile();
   }
 
-  /** A warp asks for one row. */
-  TY_INLINE void prefetchTile() {
-    if (ahead.phase == END) return;
-    if ((threadIdx.x & 31) == 0) {
-      prefetchBytes(ahead.rowOf(step, layers, threadIdx.x >> 5), inputsOf(ahead.phase) * sizeof(scalar_t));
-    }
-    ahead.next(step);
-  }
-
   TY_INLINE void enterTile() {
-    prefetchTile();
     if (walk.phase == END) {
       upper = nullptr;
       left = 0x7fffffff;
@@ -297,7 +285,6 @@ TY_KERNEL __launch_bounds__(THREADS, 1) decode_step_few(const Step step) {
 
   for (int l = 0; l < step.numLayers; l++) {
     const Layer& layer = layers[l];
-    prefetchCache(step, layer);
     {
       Inputs<HIDDEN> x;
       if (l == 0) {

@@ -78,36 +78,33 @@ struct TileWalk {
 
 /**
  * The weights of this warp in the order in which it uses them. Each lane fetches exactly what it will use: nothing but
- * its own copies has to be waited for. Ahead of the ring whole slices of rows are asked for: memory is fast for long pieces.
+ * its own copies has to be waited for.
  */
 struct WeightStream {
   const Step& step;
   const Layer* layers;
   u32 ring;
   int entry = 0, left = 0;
-  TileWalk walk, ahead;
+  TileWalk walk;
   const scalar_t *upper = nullptr, *lower = nullptr;
 
   TY_INLINE WeightStream(const Step& step, const Layer* layers, const void* memory) : step(step), layers(layers) {
     ring = sharedAddress(memory) + threadIdx.x * 16;
     walk.enter(step);
     walk.seek(step);
-    ahead.enter(step);
-    ahead.seek(step);
-    for (int i = 0; i < TILES_AHEAD; i++) prefetchTile();
     enterTile();
   }
 
-  /** A lane asks for one row. */
-  TY_INLINE void prefetchTile() {
-    if (ahead.phase == END) return;
+  TY_INLINE void ask() const {
     const int lane = threadIdx.x & 31;
-    if (lane < 16) prefetchBytes(ahead.rowOf(step, layers, lane), SLICE * sizeof(scalar_t));
-    ahead.next(step);
+    if (walk.phase == END || lane >= 16) return;
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(walk.rowOf(step, layers, lane)),
+                 "r"(SLICE * (u32)sizeof(scalar_t)));
   }
 
   TY_INLINE void enterTile() {
-    prefetchTile();
+    // Memory is fast for long pieces: a lane asks for one row's whole slice before its parts are fetched.
+    ask();
     if (walk.phase == END) {
       upper = nullptr;
       left = 0x7fffffff;
@@ -330,7 +327,6 @@ TY_KERNEL __launch_bounds__(THREADS, 1) decode_step_many(const Step step) {
   gridBarrier(step, arrivals);
   for (int l = 0, phase = QKV;; phase++) {
     const Layer& layer = layers[l];
-    if (phase == QKV) prefetchCache(step, layer);
     const scalar_t* x = phase == O ? step.mixed : phase == DOWN ? step.activated : step.stream;
     const scalar_t* norm = phase == QKV       ? layer.inputNorm
                            : phase == GATE_UP ? layer.postNorm

@@ -75,13 +75,6 @@ TY_INLINE const scalar_t* weightOf(const Step& step, const Layer& layer, int pha
 }
 TY_INLINE int inputsOf(int phase) { return phase == O ? Q_WIDTH : phase == DOWN ? FEED_FORWARD : HIDDEN; }
 
-/** Asks for `bytes` (a multiple of 16) to be in the second-level cache; on chips that can. */
-TY_INLINE void prefetchBytes(const void* p, u32 bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes));
-#endif
-}
-
 /** The addresses of all layers, in shared memory: they decide what is fetched next. */
 TY_INLINE const Layer* copyLayers(const Step& step, void* shared) {
   for (int i = threadIdx.x; i < step.numLayers * (int)(sizeof(Layer) / 8); i += THREADS) {
@@ -199,24 +192,6 @@ constexpr int ATTENTION_FLOATS = WARPS * HEAD_ROWS * (HEAD_DIM + 2);
 TY_INLINE int splitsOf(int length, int maxSplits) {
   const int splits = (length + SPLIT_POSITIONS - 1) / SPLIT_POSITIONS;
   return splits < maxSplits ? splits : maxSplits;
-}
-
-/** Bytes of a layer's cache that are asked for early: more would push out what comes before it. */
-constexpr int EARLY_BYTES = 16 << 20, EARLY_POSITIONS = 16;
-
-/** Asks for the layer's keys and values, as far as they fit in the second-level cache, well before attention reads them. */
-TY_INLINE void prefetchCache(const Step& step, const Layer& layer) {
-  constexpr u32 ROW_BYTES = KV_WIDTH * sizeof(scalar_t);
-  const int pieces = (step.capacity + EARLY_POSITIONS - 1) / EARLY_POSITIONS, all = step.batch * pieces;
-  const int most = EARLY_BYTES / (2 * EARLY_POSITIONS * (int)ROW_BYTES);
-  for (int i = blockIdx.x + gridDim.x * threadIdx.x; i < min(all, most); i += gridDim.x * THREADS) {
-    const int sequence = i % step.batch, position = i / step.batch * EARLY_POSITIONS;
-    const int count = min(positionOf(step, sequence) - position, EARLY_POSITIONS);
-    if (count <= 0) continue;
-    const i64 at = ((i64)sequence * step.capacity + position) * KV_WIDTH;
-    prefetchBytes(layer.keys + at, count * ROW_BYTES);
-    prefetchBytes(layer.values + at, count * ROW_BYTES);
-  }
 }
 
 /**

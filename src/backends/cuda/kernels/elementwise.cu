@@ -72,7 +72,7 @@ TY_KERNEL add(out_t* out, const x_t* a, const x_t* b, Extent extent) {
   mapElements<N>(out, a, b, extent, [](float x, float y) { return x + y; });
 }
 
-/** out = alpha x + beta y; a factor of 0 makes 0 of any finite number. */
+/** out = alpha x + beta y */
 TY_KERNEL axpby(out_t* out, const x_t* x, const x_t* y, Extent extent, float alpha, float beta) {
   mapElements<N>(out, x, y, extent, [=](float a, float b) { return fmaf(alpha, a, beta * b); });
 }

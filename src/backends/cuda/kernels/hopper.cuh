@@ -56,9 +56,6 @@ TY_INLINE void mbarrierInitFence() {
 TY_INLINE void mbarrierArrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-TY_INLINE void mbarrierArriveMany(u32 barrier, u32 count) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
 /** Arrives, and announces `bytes` that copies will bring in this phase. */
 TY_INLINE void mbarrierExpect(u32 barrier, u32 bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");

@@ -51,12 +51,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
   __shared__ TeamShared shared;
   const Member member(columns);
   const float share = 1.f / columns;
-  // Read from the cache in both passes over a row: in registers they would take the place of sums.
-  const auto weightAt = [=](int k) {
-    group_t w = {};
-    if (member.has(k)) w = loadGroup<GROUP>(weight + member.column(k));
-    return w;
-  };
+  group_t w[GROUPS];
+  if (WITH_INPUT) member.load(w, weight);
   float weightSums[GROUPS][GROUP] = {}, biasSums[GROUPS][GROUP] = {};
 
   int turn = 0;
@@ -71,13 +67,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     float sums[IS_LAYERNORM ? 2 : 1] = {};
 #pragma unroll
     for (int k = 0; k < GROUPS; k++) {
-      group_t w;
-      if (WITH_INPUT) w = weightAt(k);
 #pragma unroll
       for (int j = 0; j < GROUP; j++) {
         const float xhat = (floatAt(in[k], j) - mean) * rstd, d = floatAt(dy[k], j);
         if (WITH_INPUT) {
-          const float g = d * floatAt(w, j);
+          const float g = d * floatAt(w[k], j);
           sums[0] = fmaf(g, xhat, sums[0]);
           if constexpr (IS_LAYERNORM) sums[1] += g;
         }
@@ -95,15 +89,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     if constexpr (IS_LAYERNORM) average = sums[1] * share;
     forget(in);
     forget(dy);
-    asm volatile("" ::: "memory");
 #pragma unroll
     for (int k = 0; k < GROUPS; k++) {
       if (!member.has(k)) continue;
-      const group_t w = weightAt(k);
       float y[GROUP];
 #pragma unroll
       for (int j = 0; j < GROUP; j++) {
-        const float xhat = (floatAt(in[k], j) - mean) * rstd, g = floatAt(dy[k], j) * floatAt(w, j);
+        const float xhat = (floatAt(in[k], j) - mean) * rstd, g = floatAt(dy[k], j) * floatAt(w[k], j);
         y[j] = rstd * (g - average - xhat * projection);
         if (accumulate) y[j] += floatAt(old[k], j);
       }

@@ -1,5 +1,5 @@
 // cuDNN's attention through our own graphs: correctness against float64 on the host, then TFLOP/s of training shapes.
-//   node bench/gpu/attention-cudnn.ts [check] [time] [parts]
+//   node bench/gpu/attention-cudnn.ts [check] [time]
 import { mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -32,11 +32,6 @@ const CHECKS: readonly Problem[] = [
   { batch: 2, heads: 3, keyValueHeads: 1, length: 128, headDim: 128, isCausal: true, dtype: 'f16' },
   { batch: 1, heads: 4, keyValueHeads: 2, length: 257, headDim: 96, isCausal: true, dtype: 'bf16' },
   { batch: 1, heads: 2, keyValueHeads: 2, length: 192, headDim: 256, isCausal: true, dtype: 'bf16' },
-]
-/** Large enough to be cut into sequences, and into heads, when scratch is scarce. */
-const PARTED: readonly Problem[] = [
-  { batch: 45, heads: 4, keyValueHeads: 2, length: 512, headDim: 16, isCausal: true, dtype: 'bf16' },
-  { batch: 2, heads: 140, keyValueHeads: 70, length: 640, headDim: 8, isCausal: true, dtype: 'bf16' },
 ]
 const TIMED: readonly Problem[] = [
   { batch: 32, heads: 12, keyValueHeads: 12, length: 1024, headDim: 64, isCausal: true, dtype: 'bf16' },
@@ -288,27 +283,6 @@ function check(problem: Problem, isDeterministic: boolean): void {
   free(qkv, dQkv, out, dOut, lse, delta)
 }
 
-/** Gradients made in parts beside the same made at once. */
-function checkParts(problem: Problem, isDeterministic: boolean): void {
-  const options = optionsOf(problem)
-  const tensors = makeTensors(problem)
-  fill(tensors.qkv)
-  fill(tensors.dOut)
-  const results = [2 ** 36, 1].map((maxScratchBytes) => {
-    const attention = attentionCudnn(runtime, library, { isDeterministic, maxScratchBytes })
-    if (!attention.supportsBackward(...tensors.inputs, options)) throw new Error('not served')
-    const { address, bytes } = tensors.dQkv.storage
-    driver.call('cuMemsetD8Async', address, 0x7f, bytes, runtime.stream)
-    forward(attention, tensors, options)
-    backward(attention, tensors, options)
-    return { dQkv: read(tensors.dQkv), bytes: attention.backwardBytes(...tensors.inputs, options) }
-  })
-  const [whole, parts] = results as [(typeof results)[0], (typeof results)[0]]
-  const text = `${nameOf(problem)} ${isDeterministic ? 'deterministic' : 'any order'} in parts (scratch ${parts.bytes} for ${whole.bytes})`
-  verdict(text, { dQkv: distance(parts.dQkv, whole.dQkv) }, { dQkv: 1e-3 })
-  free(tensors.qkv, tensors.dQkv, tensors.out, tensors.dOut, tensors.lse, tensors.delta)
-}
-
 /** Two runs of the gradients with the same bits, one of them replayed from a recorded graph. */
 function checkRecording(problem: Problem): void {
   const attention = attentionCudnn(runtime, library, { isDeterministic: true })
@@ -353,7 +327,7 @@ function measure(body: () => void): { ms: number; hostMicroseconds: number } {
   return { ms: median(times), hostMicroseconds }
 }
 
-function time(problem: Problem, settings: { maxScratchBytes?: number } = {}): void {
+function time(problem: Problem): void {
   const options = optionsOf(problem)
   const tensors = makeTensors(problem)
   fill(tensors.qkv)
@@ -372,16 +346,15 @@ function time(problem: Problem, settings: { maxScratchBytes?: number } = {}): vo
     )
   }
   for (const isDeterministic of [false, true]) {
-    const attention = attentionCudnn(runtime, library, { isDeterministic, ...settings })
-    const suffix = Object.entries(settings)
+    const attention = attentionCudnn(runtime, library, { isDeterministic })
       .map(([name, value]) => ` ${name} ${value}`)
       .join()
     if (!isDeterministic && attention.supports(...tensors.inputs, options)) {
-      report(`forward${suffix}`, 1, () => forward(attention, tensors, options))
+      report(`forward`, 1, () => forward(attention, tensors, options))
     }
     if (!attention.supportsBackward(...tensors.inputs, options)) continue
     const mib = (attention.backwardBytes(...tensors.inputs, options) / 2 ** 20).toFixed(0)
-    report(`backward ${isDeterministic ? 'deterministic' : 'any order'}${suffix}, scratch ${mib} MiB`, 2.5, () =>
+    report(`backward ${isDeterministic ? 'deterministic' : 'any order'}, scratch ${mib} MiB`, 2.5, () =>
       backward(attention, tensors, options),
     )
   }
@@ -392,18 +365,8 @@ if (wants('check')) {
   for (const problem of CHECKS) {
     for (const isDeterministic of [false, true]) attempt(nameOf(problem), () => check(problem, isDeterministic))
   }
-  for (const problem of PARTED) {
-    for (const isDeterministic of [false, true]) attempt(nameOf(problem), () => checkParts(problem, isDeterministic))
-  }
   attempt('recording', () => checkRecording(CHECKS[3]!))
 }
 if (wants('time')) for (const problem of TIMED) attempt(nameOf(problem), () => time(problem))
-if (wants('parts')) {
-  for (const problem of TIMED) {
-    for (const maxScratchBytes of [2 ** 29, 2 ** 36]) {
-      attempt('parts', () => time(problem, { maxScratchBytes }))
-    }
-  }
-}
 console.log(failures === 0 ? 'all good' : `${failures} failures`)
 process.exitCode = failures === 0 ? 0 : 1

@@ -33,6 +33,8 @@ export interface TrainerState {
   readonly numerics: Readonly<Record<string, string | number | boolean>>
   /** Hash of the resolved configuration. */
   readonly configHash: string
+  /** State of the optimizer's loss scaling, where it has some. */
+  readonly lossScaling?: readonly number[]
 }
 
 export interface RunCheckpoint {
@@ -125,7 +127,19 @@ export function readTrainerState(folder: string, optimizer?: string): TrainerSta
       `${path}: its moments are of optimizer ${JSON.stringify(json.optimizer)}, this run uses ${optimizer}; start a new run from its weights instead`,
     )
   }
-  return { step, seed, data, schedule, numerics: numerics as TrainerState['numerics'], configHash }
+  const { lossScaling } = json
+  if (lossScaling !== undefined && !(Array.isArray(lossScaling) && lossScaling.every(Number.isFinite))) {
+    throw new CheckpointError(`${path}: expected lossScaling to be numbers, got ${JSON.stringify(lossScaling)}`)
+  }
+  return {
+    step,
+    seed,
+    data,
+    schedule,
+    numerics: numerics as TrainerState['numerics'],
+    configHash,
+    ...(lossScaling !== undefined && { lossScaling: lossScaling as number[] }),
+  }
 }
 
 /** A state of the optimizer in Hugging Face coordinates: `m.model.norm.weight`. */

@@ -112,6 +112,20 @@ export class Optimizer {
     }
   }
 
+  /** Scale, good steps, hysteresis and skipped steps: what a run goes on with; undefined where nothing is scaled. */
+  async scalingState(): Promise<number[] | undefined> {
+    if (this.lossScaling === undefined) return undefined
+    return Array.from(await this.scalars.device.read(this.#scaling))
+  }
+
+  restoreScaling(values: readonly number[]): void {
+    this.scalars.device.write(this.#scaling, values)
+  }
+
+  get #scaling(): Tensor {
+    return this.scalars.slice(SCALAR.gradScale, SCALAR.count - SCALAR.gradScale)
+  }
+
   /** What the device noted of the last step. */
   async lastNorm(): Promise<StepNorm> {
     const values = await this.scalars.device.read(this.scalars)

@@ -222,15 +222,16 @@ export class Pretraining {
 
   /** Writes a checkpoint of the present state into the run and waits for it; takes no memory. @returns its folder */
   async save(run: RunDir, options: WriteOptions = {}): Promise<string> {
-    return await saveRunCheckpoint(run.path, this.#checkpoint(), options)
+    return await saveRunCheckpoint(run.path, await this.#checkpoint(), options)
   }
 
   /** The present state as values, to be written while training goes on. */
   async snapshot(run: RunDir, options: WriteOptions = {}): Promise<Snapshot> {
-    return await takeSnapshot(run.path, this.#checkpoint(), options)
+    return await takeSnapshot(run.path, await this.#checkpoint(), options)
   }
 
-  #checkpoint(): RunCheckpoint {
+  async #checkpoint(): Promise<RunCheckpoint> {
+    const lossScaling = await this.optimizer.scalingState()
     return {
       model: this.step.model,
       config: this.config,
@@ -243,6 +244,7 @@ export class Pretraining {
         schedule: this.settings.schedule,
         numerics: this.#numerics,
         configHash: hashOf(this.settings),
+        ...(lossScaling && { lossScaling }),
       },
     }
   }
@@ -257,6 +259,7 @@ export class Pretraining {
     const notes = skipped.map(({ step, problem }) => `checkpoint of step ${step} is passed over: ${problem}`)
     if (checkpoint === undefined) return notes
     const state = loadRunCheckpoint(checkpoint.path, { model: this.step.model, optimizer: this.optimizer })
+    if (state.lossScaling !== undefined) this.optimizer.restoreScaling(state.lossScaling)
     this.#stepsDone = this.loader.checkState(state.data as LoaderState)
     if (options.below === undefined) await run.rewindMetrics(this.#stepsDone)
     const differing = Object.keys({ ...state.numerics, ...this.#numerics }).filter(

@@ -1,7 +1,7 @@
 // One optimizer step: micro-batches forward and backward in planned memory, then the update. The memory of a micro-batch
 // is decided before the first one runs, by a dry run of the same code on the meta device (plan.ts).
 import { type MemoryPlan, PlannedArena, standaloneTensor } from '../core/allocator.ts'
-import type { Device } from '../core/device.ts'
+import type { Device, DeviceBuffer } from '../core/device.ts'
 import { invariant } from '../core/errors.ts'
 import { type Recompute, Tape } from '../core/tape.ts'
 import type { Tensor } from '../core/tensor.ts'
@@ -90,6 +90,7 @@ export class TrainStep {
   readonly #train: PlannedArena
   readonly #evaluate: PlannedArena
   readonly #parts: RecordedParts
+  readonly #memory: DeviceBuffer
 
   constructor(
     model: DecoderModel,
@@ -105,9 +106,9 @@ export class TrainStep {
     this.#batch = new BatchTensors(this.#device, shape.microBatchSize, shape.seqLen)
     this.#parts = new RecordedParts(optimizer)
     const bytes = Math.max(plans.train.memory.totalBytes, plans.evaluate.memory.totalBytes)
-    const memory = this.#device.allocate(bytes)
-    this.#train = new PlannedArena(plans.train.memory, memory)
-    this.#evaluate = new PlannedArena(plans.evaluate.memory, memory)
+    this.#memory = this.#device.allocate(bytes)
+    this.#train = new PlannedArena(plans.train.memory, this.#memory)
+    this.#evaluate = new PlannedArena(plans.evaluate.memory, this.#memory)
   }
 
   /**
@@ -180,8 +181,9 @@ export class TrainStep {
     })
   }
 
-  /** Forgets the recordings, whose memory the device may then use otherwise. */
+  /** Forgets the recordings and gives the memory of a micro-batch back; nothing may be run afterwards. */
   close(): void {
     this.#parts.release()
+    this.#device.release(this.#memory)
   }
 }

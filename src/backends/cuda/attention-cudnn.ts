@@ -1,12 +1,10 @@
 // Attention on cuDNN's fused engines where cuDNN is installed: training shapes in bf16 and f16, causal or full. Plans are
 // kept by shape. Serves no windows, no packed documents and no decoding: other kernels do.
 import koffi from 'koffi'
-import { DTYPE_BYTES } from '../../core/dtype.ts'
 import { invariant } from '../../core/errors.ts'
 import type { AttentionOptions, Kernels } from '../../core/kernels.ts'
 import type { Tensor } from '../../core/tensor.ts'
 import {
-  type ActivationName,
   type AttentionPlan,
   type AttentionProblem,
   backwardPlan,
@@ -24,13 +22,6 @@ const MAX_HEAD_DIM = 256
 /** cuDNN makes no gradients of a single position. */
 const MIN_LENGTH = 2
 const SCRATCH_ALIGNMENT = 256
-/** Gradients whose scratch would be larger are made in parts, as long as a part fills the card. */
-const MAX_SCRATCH_BYTES = 1 << 30
-/** Blocks of 128 queries that fill a card, for each of its multiprocessors. */
-const FULL_BLOCKS = 4
-const BLOCK_QUERIES = 128
-
-const KEY_SIDE: ReadonlySet<string> = new Set(['k', 'v', 'dk', 'dv'])
 
 type Addresses = Partial<Record<TensorName, number>>
 type AttentionArguments = [q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions]
@@ -47,13 +38,12 @@ export interface AttentionCudnn extends Pick<Kernels, 'attention' | 'attentionBa
 /**
  * Serves nothing where cuDNN cannot be used (`library.problem` says why). cuDNN is loaded when it is first asked.
  * @param options.isDeterministic  gradients have the same bits in every run: slower, and with scratch of Tq * Tk * 2
- *   bytes for each head and sequence in work. Otherwise dq is summed in any order, in Tq * D * 4 bytes.
- * @param options.maxScratchBytes  gradients that would take more are made in parts
+ *   bytes for each head and sequence. Otherwise dq is summed in any order, in Tq * D * 4 bytes for each.
  */
 export function attentionCudnn(
   runtime: CudaRuntime,
   library: CudnnLibrary,
-  { isDeterministic, maxScratchBytes = MAX_SCRATCH_BYTES }: { isDeterministic: boolean; maxScratchBytes?: number },
+  { isDeterministic }: { isDeterministic: boolean },
 ): AttentionCudnn {
   let handle = 0
   /** undefined: no engine serves it. */
@@ -100,19 +90,6 @@ export function attentionCudnn(
     return problemOf({ ...inputs, dq: q.rowStride, dk: k.rowStride, dv: v.rowStride }, q, k, options)
   }
 
-  /** The part of a backward that is made at once: some of the sequences, or some of the heads of one. */
-  function partOf(problem: AttentionProblem): AttentionProblem {
-    const { batch, numHeads, numKeyValueHeads, queries, keys, headDim } = problem
-    const headBytes = problem.isDeterministic ? queries * keys * 2 : queries * headDim * 4
-    const fullHeads = Math.ceil((FULL_BLOCKS * runtime.multiprocessors) / Math.ceil(queries / BLOCK_QUERIES))
-    const most = Math.max(Math.floor(maxScratchBytes / headBytes), fullHeads)
-    if (batch * numHeads <= most) return problem
-    if (numHeads <= most) return { ...problem, batch: largestDivisor(batch, Math.floor(most / numHeads)) }
-    const group = numHeads / numKeyValueHeads
-    const keyValueHeads = largestDivisor(numKeyValueHeads, Math.max(1, Math.floor(most / group)))
-    return { ...problem, batch: 1, numKeyValueHeads: keyValueHeads, numHeads: keyValueHeads * group }
-  }
-
   /** Binds memory to a plan and runs it. */
   function execute(plan: AttentionPlan, scale: number, bound: Addresses, dqSumBytes = 0): void {
     const workspaceBytes = Math.ceil(plan.workspaceBytes / SCRATCH_ALIGNMENT) * SCRATCH_ALIGNMENT
@@ -146,11 +123,11 @@ export function attentionCudnn(
       const [, k] = args
       if (!isServed(...args) || !isUsable()) return false
       const fillsTiles = library.version > LAST_WITH_RAGGED_TILES || k.shape[1]! % TILE_KEYS === 0
-      return fillsTiles && planFor('backward', partOf(backwardProblem(...args))) !== undefined
+      return fillsTiles && planFor('backward', backwardProblem(...args)) !== undefined
     },
 
     backwardBytes(...args) {
-      const problem = partOf(backwardProblem(...args))
+      const problem = backwardProblem(...args)
       const plan = planFor('backward', problem)
       invariant(plan !== undefined, 'backwardBytes of an attention that cuDNN does not serve')
       return plan.workspaceBytes + SCRATCH_ALIGNMENT + dqSumBytes(problem)
@@ -167,15 +144,9 @@ export function attentionCudnn(
       const tensors = { q, k, v, out, dOut, dq, dk, dv }
       const strides = Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [name, tensor.rowStride]))
       const problem = problemOf(strides, q, k, options)
-      const part = partOf(problem)
-      const plan = planFor('backward', part)
+      const plan = planFor('backward', problem)
       invariant(plan !== undefined, 'attentionBackward that cuDNN does not serve: ask supportsBackward() first')
-      const whole = addressesOf({ ...tensors, lse, delta })
-      for (let row = 0; row < problem.batch; row += part.batch) {
-        for (let head = 0; head < problem.numHeads; head += part.numHeads) {
-          execute(plan, options.scale, partAddresses(whole, problem, row, head), dqSumBytes(part))
-        }
-      }
+      execute(plan, options.scale, addressesOf({ ...tensors, lse, delta }), dqSumBytes(problem))
     },
   }
 }
@@ -196,26 +167,6 @@ function keyOf(problem: AttentionProblem): string {
   const { q, k, v, out, dOut, dq, dk, dv } = strides
   const sizes = [batch, numHeads, numKeyValueHeads, queries, keys, headDim]
   return `${dtype} ${sizes.join()} ${isCausal} ${[q, k, v, out, dOut, dq, dk, dv].join()}`
-}
-
-/** Addresses of the part that starts at a sequence and a query head. */
-function partAddresses(whole: Addresses, problem: AttentionProblem, row: number, head: number): Addresses {
-  const { numHeads, numKeyValueHeads, queries, keys, headDim, dtype, strides } = problem
-  const keyHead = (head / numHeads) * numKeyValueHeads
-  const entries = Object.entries(whole).map(([name, address]) => {
-    if (name === 'lse' || name === 'delta') return [name, address + (row * numHeads + head) * queries * 4]
-    const [length, firstHead] = KEY_SIDE.has(name) ? [keys, keyHead] : [queries, head]
-    const elements = row * length * strides[name as ActivationName]! + firstHead * headDim
-    return [name, address + elements * DTYPE_BYTES[dtype]]
-  })
-  return Object.fromEntries(entries)
-}
-
-/** The largest divisor of n that is at most `limit`. */
-function largestDivisor(n: number, limit: number): number {
-  let divisor = Math.min(n, limit)
-  while (n % divisor !== 0) divisor--
-  return divisor
 }
 
 function dqSumBytes({ isDeterministic, batch, numHeads, queries, headDim }: AttentionProblem): number {

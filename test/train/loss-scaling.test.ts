@@ -1,0 +1,87 @@
+// Loss scaling on the CPU: scaled gradients give the unscaled update, an overflow changes nothing and shrinks the scale,
+// and a run that goes on from a checkpoint has the scale it had.
+import assert from 'node:assert/strict'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import type { LossScaling } from '../../src/optim/optimizer.ts'
+import { Pretraining } from '../../src/train/pretrain.ts'
+import { RunDir } from '../../src/train/run-dir.ts'
+import { modelConfig, modelFromDepth, type RunSettings } from '../../src/train/settings.ts'
+import { temporaryFolder, unevenLengths, writeDataset } from '../data/fixtures.ts'
+import { openCpu } from '../devices.ts'
+
+const VOCAB = 61
+const dataset = writeDataset(
+  unevenLengths(60).map((length, d) => Array.from({ length }, (_, i) => (d * 5 + i * i) % VOCAB)),
+  { vocabSize: VOCAB },
+)
+
+function settings(lossScaling?: LossScaling): RunSettings {
+  return {
+    model: modelFromDepth(1, 32, { hiddenSize: 32, numAttentionHeads: 2 }),
+    seqLen: 32,
+    batchTokens: 128,
+    microBatchSize: 4,
+    packing: 'packed',
+    seed: 3,
+    dropout: 0,
+    recompute: 'none',
+    optimizer: { kind: 'adamw', weightDecay: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, momentum: 0 },
+    schedule: { kind: 'constant', lr: 3e-3, minLr: 3e-3, warmupSteps: 0, maxSteps: 12, decayFraction: 0 },
+    gradClip: 1,
+    ...(lossScaling && { lossScaling }),
+  }
+}
+
+const dynamic = (initialScale: number): LossScaling => ({
+  initialScale,
+  dynamic: { growthFactor: 2, growthInterval: 3, backoffFactor: 2 ** -40, hysteresis: 2, minScale: 1 },
+})
+
+async function open(lossScaling?: LossScaling): Promise<Pretraining> {
+  const device = await openCpu()
+  const set = settings(lossScaling)
+  const config = modelConfig(set.model, { vocabSize: VOCAB })
+  return await Pretraining.open({ device, settings: set, config, dataset, tokenizerFiles: {}, numerics: {} })
+}
+
+test('a power of two changes no bit of loss, norm and weights', async () => {
+  const plain = await open()
+  const scaled = await open({ initialScale: 2 ** 16 })
+  for (let step = 0; step < 6; step++) {
+    const [a, b] = [await plain.trainStep(), await scaled.trainStep()]
+    assert.equal(b.loss, a.loss)
+    assert.equal(b.gradNorm, a.gradNorm)
+  }
+})
+
+test('overflows are skipped and counted, the scale shrinks after two of them and grows after three good steps', async () => {
+  const run = await open(dynamic(2 ** 140))
+  const reports = []
+  for (let step = 0; step < 9; step++) reports.push(await run.trainStep())
+  assert.deepEqual(
+    reports.map(({ isFinite }) => isFinite),
+    [false, false, true, true, true, true, true, true, true],
+  )
+  assert.deepEqual(
+    reports.map(({ gradScale }) => Math.log2(gradScale)),
+    [140, 100, 100, 100, 101, 101, 101, 102, 102],
+  )
+  assert.equal(reports.at(-1)!.skippedSteps, 2)
+  assert.equal(reports[1]!.loss === reports[0]!.loss, false, 'the second batch is another one')
+})
+
+test('a resumed run has the scale of the run it goes on with', async () => {
+  const folder = join(temporaryFolder(), 'run')
+  const first = await open(dynamic(2 ** 140))
+  for (let step = 0; step < 4; step++) await first.trainStep()
+  await first.save(await RunDir.open(folder, {}))
+  const expected = []
+  for (let step = 0; step < 4; step++) expected.push(await first.trainStep())
+  const second = await open(dynamic(2 ** 140))
+  await second.resume(await RunDir.open(folder, {}, { resume: true }))
+  for (const { loss, gradScale, skippedSteps } of expected) {
+    const report = await second.trainStep()
+    assert.deepEqual([report.loss, report.gradScale, report.skippedSteps], [loss, gradScale, skippedSteps])
+  }
+})

@@ -347,8 +347,6 @@ function time(problem: Problem): void {
   }
   for (const isDeterministic of [false, true]) {
     const attention = attentionCudnn(runtime, library, { isDeterministic })
-      .map(([name, value]) => ` ${name} ${value}`)
-      .join()
     if (!isDeterministic && attention.supports(...tensors.inputs, options)) {
       report(`forward`, 1, () => forward(attention, tensors, options))
     }

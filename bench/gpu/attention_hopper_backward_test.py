@@ -13,7 +13,7 @@ BF, HF = torch.bfloat16, torch.float16
 DTYPES = {BF: 1, HF: 2}
 # As in attention-hopper-backward.ts: queries of a tile, stages of keys, stages of queries.
 CONFIG = {64: (128, 2, 2), 96: (64, 1, 2), 128: (64, 1, 2)}
-CACHED_BYTES, LEAST_UNITS = 48 << 20, 16
+CACHED_BYTES, LEAST_UNITS = 48 << 20, 32
 driver = ctypes.CDLL('libcuda.so.1')
 folder = tempfile.mkdtemp()
 

@@ -137,10 +137,12 @@ function runCase(c: Case): void {
     }
   }
   const at = (i: number, j: number) => product[i * N + j]!
+  // The library's own derivative of GELU is a little coarser than f32.
+  const dgeluLimit = outDtype === 'f32' ? 1e-5 : undefined
   if (kept) {
     check(`${what}, pre`, kept, at, before.kept!)
     check(what, out, (i, j) => geluOf(at(i, j), 'tanh'), before.out)
-  } else if (preAt) check(what, out, (i, j) => at(i, j) * geluSlope(preAt(i, j), 'tanh'), before.out)
+  } else if (preAt) check(what, out, (i, j) => at(i, j) * geluSlope(preAt(i, j), 'tanh'), before.out, dgeluLimit)
   else check(what, out, at, before.out, outDtype === 'f32' ? 1e-5 : undefined)
   const total = (at: (k: number, j: number) => number, start: Float64Array) => (_: number, j: number) => {
     let sum = accumulate ? start[j]! : 0
@@ -249,7 +251,7 @@ for (const [formatA, formatB] of [
               for (let k = 0; k < K; k++) sum += FP8[formatA](A(i, k)) * FP8[formatB](B(j, k))
               return sum * SA[i % SA.length]! * SB[j % SB.length]! + (accumulate ? before[i * N + j]! : 0)
             }
-            check(what, out, expected, before, fastAccumulation ? 5e-3 : outDtype === 'f32' ? 1e-4 : undefined)
+            check(what, out, expected, before, fastAccumulation ? 5e-3 : outDtype === 'f32' ? 5e-4 : undefined)
           } catch (error) {
             failures++
             console.log(`FAIL ${what}: ${(error as Error).message}`)

@@ -79,6 +79,7 @@ export class BatchDecoder {
     this.#tokens = standaloneTensor(device, [batchSize], 'i32')
     this.#history = standaloneTensor(device, [HISTORY_STEPS, batchSize], 'i32')
     this.#made = standaloneTensor(device, [1], 'i32')
+    device.write(this.#made, [0])
     this.#last = standaloneTensor(device, [batchSize, hiddenSize])
     this.#arena = new GrowingArena(device)
   }

@@ -30,7 +30,7 @@ const PANEL_COLUMNS = 64
  * that few blocks wait for each other's turn at a tile of dq, and that these still read the same queries at one time.
  */
 const CACHED_BYTES = 48 << 20
-const LEAST_UNITS = 16
+const LEAST_UNITS = 32
 /** Tensor maps are kept by address and shape; a training step has a few per layer. */
 const MAX_MAPS = 8192
 

@@ -30,7 +30,11 @@ export interface Contender {
 /** Milliseconds that one measurement of a contender should last, and how many the best of them get. */
 const MEASURE_MS = 3
 const ROUNDS = 5
-/** Contenders that are so much slower in the first round leave. */
+/**
+ * Contenders that are so much slower in the first round leave: not fewer, because a card that has rested is up to 12 %
+ * faster for its first tenths of a second (H100: 763 against 680 TFLOP/s of the same algorithms), and the first contender
+ * has that for itself.
+ */
 const DROPPED_ABOVE = 1.15
 const WARM_UP_MS = 30
 

@@ -71,11 +71,7 @@ async function compileAhead(body: (kernels: Kernels) => void): Promise<void> {
   }
   body(kernelsOf(recorder))
   const start = performance.now()
-  const queue = [...wanted.values()]
-  const worker = async (): Promise<void> => {
-    for (let next = queue.pop(); next !== undefined; next = queue.pop()) await compiler.prepare(next)
-  }
-  await Promise.all(Array.from({ length: 4 }, worker))
+  for (const next of wanted.values()) compiler.cubin(next)
   console.log(`compiled ${wanted.size} sets of kernels in ${((performance.now() - start) / 1e3).toFixed(1)} s`)
 }
 

@@ -3,10 +3,8 @@
 // allocates. test/cpu/scratch.test.ts holds it against what the kernels really took.
 import type { AttentionShape } from '../../core/device.ts'
 
-/** Packed panels of B in gemm-blocked.h: kBytesB, and the panel that may reach over it. */
-const PACKED_B_BYTES = (6 << 20) + 128 * 1024
-/** Packed panels of A of one task there: 8 panels of 14 rows by 768 words and 16 of padding. */
-const PACKED_A_BYTES = 8 * (14 * 768 + 16) * 4
+/** Packed panels of B and copied rows of A in gemm-blocked.h: kBytesB and kBytesA, and what may reach over each. */
+const PRODUCT_BYTES = (6 << 20) + (1 << 20) + 2 * 128 * 1024
 /** Sizes of attention-backward.cc and attention-tiles.h. */
 const TILE = 64
 const KEY_BLOCK = 256
@@ -18,9 +16,8 @@ const STEP_BYTES = 64 * 1024
 
 /** @returns bytes, over all threads */
 export function scratchBytes(shape: AttentionShape, threads: number): number {
-  const shared = Math.max(PACKED_B_BYTES, partialGradientBytes(shape))
-  const each = Math.max(PACKED_A_BYTES, attentionTaskBytes(shape.headDim))
-  return rounded(shared) + threads * rounded(each)
+  const shared = Math.max(PRODUCT_BYTES, partialGradientBytes(shape))
+  return rounded(shared) + threads * rounded(attentionTaskBytes(shape.headDim))
 }
 
 /** Partial dQ of all ranges of keys, where the backward pass of attention cuts them into ranges: rangeKeys(). */

@@ -18,17 +18,14 @@ export interface CompileRequest {
 }
 
 type Native = (...args: unknown[]) => number
-type AsyncNative = Native & { async(...args: unknown[]): void }
 
 export class KernelCompiler {
   /** 13000 for NVRTC 13.0. */
   readonly version: number
-  /** Compilations that the disk cache did not have. */
-  compiled = 0
   readonly #path: string
   readonly #cacheDir: string
   readonly #library: ReturnType<typeof koffi.load>
-  readonly #functions = new Map<string, AsyncNative>()
+  readonly #functions = new Map<string, Native>()
   readonly #headers: { names: string[]; texts: string[] }
 
   /**
@@ -63,22 +60,6 @@ export class KernelCompiler {
     const options = this.#optionsOf(request)
     const compile = this.#function('nvrtcCompileProgram', ['int64_t', 'int', 'const char**'])
     return this.#finish(request, program, compile(program, options.length, options), cached)
-  }
-
-  /** The same on a thread of its own: several files compile side by side. */
-  async prepare(request: CompileRequest): Promise<void> {
-    const text = readFileSync(join(SOURCES, request.file), 'utf8')
-    const cached = this.#cachePath(request, text)
-    if (existsSync(cached)) return
-    const program = this.#create(request, text)
-    const options = this.#optionsOf(request)
-    const compile = this.#function('nvrtcCompileProgram', ['int64_t', 'int', 'const char**'])
-    const status = await new Promise<number>((resolve, reject) => {
-      compile.async(program, options.length, options, (error: Error | null, result: number) =>
-        error ? reject(error) : resolve(result),
-      )
-    })
-    this.#finish(request, program, status, cached)
   }
 
   #optionsOf({ architecture, options }: CompileRequest): string[] {
@@ -121,7 +102,6 @@ export class KernelCompiler {
       this.#check(`nvrtcGet${kind}Size`, sizeOf(program, size))
       const code = new Uint8Array(Number(size[0]))
       this.#check(`nvrtcGet${kind}`, this.#function(`nvrtcGet${kind}`, ['int64_t', 'void*'])(program, code))
-      this.compiled++
       mkdirSync(this.#cacheDir, { recursive: true })
       const partial = `${path}.${randomUUID()}.partial`
       writeFileSync(partial, code)
@@ -144,11 +124,11 @@ export class KernelCompiler {
     if (status !== 0) throw new DeviceError(`cuda: ${name} of ${this.#path} failed with status ${status}`)
   }
 
-  #function(name: string, types: string[]): AsyncNative {
+  #function(name: string, types: string[]): Native {
     let found = this.#functions.get(name)
     if (found === undefined) {
       try {
-        found = this.#library.func(name, 'int', types) as unknown as AsyncNative
+        found = this.#library.func(name, 'int', types) as unknown as Native
       } catch (cause) {
         throw new DeviceError(`cuda: ${this.#path} has no ${name}: install NVRTC of CUDA 12 or newer`, { cause })
       }

@@ -60,7 +60,7 @@ test('overflows are skipped and counted, the scale shrinks after two of them and
   const reports = []
   for (let step = 0; step < 9; step++) reports.push(await run.trainStep())
   assert.deepEqual(
-    reports.map(({ isFinite }) => isFinite),
+    reports.map((report) => report.isFinite),
     [false, false, true, true, true, true, true, true, true],
   )
   assert.deepEqual(

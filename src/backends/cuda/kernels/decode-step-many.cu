@@ -2,6 +2,9 @@
 // keeps a slice of all sequences in shared memory, and its warpgroups multiply tiles of 16 rows a warp by it. Weights come
 // through a ring of each warp's own that runs ahead over barriers and layers, straight into the registers of the products.
 // The slices are summed in order behind a barrier: no block has room for all inputs of 64 sequences.
+#ifndef TOKEN_TILES
+#define TOKEN_TILES 2
+#endif
 #include "decode-step.cuh"
 #include "hopper.cuh"
 

@@ -5,6 +5,20 @@
 #pragma once
 #include "prelude.cuh"
 
+/** A Llama of 1.1 billion parameters, where nothing is said (checks that compile the file by itself). */
+#ifndef HIDDEN
+#define HIDDEN 2048
+#define FEED_FORWARD 5632
+#define HEADS 32
+#define KV_HEADS 4
+#define HEAD_DIM 64
+#define RING_ENTRIES 4
+#define AREA_BYTES 65536
+#endif
+#ifndef TOKEN_TILES
+#define TOKEN_TILES 1
+#endif
+
 constexpr int WARPS = 16, THREADS = 32 * WARPS;
 constexpr int TOKENS = 8 * TOKEN_TILES;
 constexpr int GROUP_HEADS = HEADS / KV_HEADS, HALF_DIM = HEAD_DIM / 2;

@@ -5,6 +5,11 @@
 #include "column-sums.cuh"
 #include "elements.cuh"
 
+#ifndef OUT_DTYPE
+#define OUT_DTYPE 1
+#define X_DTYPE 1
+#endif
+
 typedef TypeOf<OUT_DTYPE>::type out_t;
 typedef TypeOf<X_DTYPE>::type x_t;
 constexpr int N = 16 / (sizeof(out_t) > sizeof(x_t) ? sizeof(out_t) : sizeof(x_t));

@@ -6,6 +6,18 @@
 #pragma once
 #include "elements.cuh"
 
+/** 768 columns of 16-bit elements, where nothing is said (checks that compile the file by itself). */
+#ifndef WARPS
+#define GROUP 8
+#define GROUPS 3
+#define WARPS 1
+#define TEAMS 8
+#define IS_LAYERNORM 1
+#define WITH_INPUT 1
+#define WITH_WEIGHT 1
+#define MIN_BLOCKS 2
+#endif
+
 constexpr int TEAM_THREADS = 32 * WARPS;
 constexpr int THREADS = TEAM_THREADS * TEAMS;
 typedef Group<scalar_t, GROUP> group_t;

@@ -43,6 +43,8 @@ export interface Device {
   read(tensor: Tensor): Promise<HostArray>
   /** Bytes that kernels keep for themselves while such a model is trained, at most; absent where they keep none. */
   kernelScratchBytes?(shape: AttentionShape): number
+  /** Bytes of the process's memory that the device's libraries take once they are at work; absent where it has none. */
+  readonly libraryBytes?: number
   /** Memory of the device's own, in bytes; absent where tensors lie in the process's memory. */
   ownMemory?(): DeviceMemory
   /** May time several ways to do what has been done so far, and fixes the fastest. Later results may differ in last bits. */

@@ -14,10 +14,10 @@ export const deviceFields = {
   device: field(
     z
       .string()
-      .regex(/^(cpu|cuda(:\d+)?)$/, 'must be cpu, cuda or cuda:1 ...')
+      .regex(/^(cpu|cuda(:\d+)?)$/, 'must be cpu, cuda or cuda:1')
       .default('cpu'),
     {
-      describe: 'cpu, or an NVIDIA GPU: cuda, cuda:1 ...',
+      describe: 'cpu, or an NVIDIA GPU: cuda, or cuda:1 for the second',
     },
   ),
   precision: field(z.enum(['bf16', 'f16', 'f32']).default('bf16'), {

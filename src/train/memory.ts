@@ -9,7 +9,7 @@ import { type StepPlan, totalBytes } from './plan.ts'
 
 /** Peak of a process's anonymous memory by component, in bytes. */
 export interface MemoryForecast {
-  /** There before the run's own: Node, code, libraries, data, the thread that writes checkpoints. Measured. */
+  /** There before the run's own: Node, code, libraries, data, the thread that writes checkpoints. Measured, or known for the device's. */
   readonly baseBytes: number
   /** Parameters, gradients, optimizer states, the arena of a step, inputs and tables: from the dry run, exactly. */
   readonly deviceBytes: number
@@ -25,14 +25,15 @@ export interface MemoryForecast {
 
 /**
  * @param shape.asyncSave  whether checkpoints are written from a copy
- * @param baseBytes        anonymous memory of the process now, before the run has taken any
+ * @param processBytes     anonymous memory of the process now, before the run has taken any
  */
 export function forecastMemory(
   plan: StepPlan,
   device: Device,
   shape: DecoderShape & { readonly microBatchSize: number; readonly seqLen: number; readonly asyncSave: boolean },
-  baseBytes: number,
+  processBytes: number,
 ): MemoryForecast {
+  const baseBytes = processBytes + (device.libraryBytes ?? 0)
   const deviceBytes = totalBytes(plan)
   const scratchBytes = device.kernelScratchBytes?.(shape) ?? 0
   const stagingBytes = shape.asyncSave ? plan.masterBytes + plan.optimizerBytes : 0

@@ -128,8 +128,11 @@ export function readTrainerState(folder: string, optimizer?: string): TrainerSta
     )
   }
   const { lossScaling } = json
-  if (lossScaling !== undefined && !(Array.isArray(lossScaling) && lossScaling.every(Number.isFinite))) {
-    throw new CheckpointError(`${path}: expected lossScaling to be numbers, got ${JSON.stringify(lossScaling)}`)
+  const isScaling = Array.isArray(lossScaling) && lossScaling.length === 4 && lossScaling.every(Number.isFinite)
+  if (lossScaling !== undefined && !(isScaling && lossScaling[0] > 0)) {
+    throw new CheckpointError(
+      `${path}: expected lossScaling to be four numbers, the first above 0, got ${JSON.stringify(lossScaling)}`,
+    )
   }
   return {
     step,

@@ -21,6 +21,12 @@ export interface AttentionShape {
   readonly headDim: number
 }
 
+/** What decides how much room the kernels of a micro-batch need. */
+export interface TrainingShape extends AttentionShape {
+  readonly hiddenSize: number
+  readonly vocabSize: number
+}
+
 export interface Device {
   /** `cpu`, `reference`, `meta`, `cuda:0`. */
   readonly name: string
@@ -42,7 +48,7 @@ export interface Device {
   /** Copies a contiguous tensor to the host in its own dtype. Always asynchronous: never call it inside a step. */
   read(tensor: Tensor): Promise<HostArray>
   /** Bytes that kernels keep for themselves while such a model is trained, at most; absent where they keep none. */
-  kernelScratchBytes?(shape: AttentionShape): number
+  kernelScratchBytes?(shape: TrainingShape): number
   /** Bytes of the process's memory that the device's libraries take once they are at work; absent where it has none. */
   readonly libraryBytes?: number
   /** Memory of the device's own, in bytes; absent where tensors lie in the process's memory. */

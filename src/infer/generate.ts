@@ -79,7 +79,7 @@ export class DecodingSession {
     const last = hidden.reshape(count, hidden.columnCount).slice(count - 1, 1)
     const logits = emptyTensor(device, [1, model.shape.vocabSize], 'f32')
     device.kernels.copy(logits, linear(last, model.headWeight))
-    return (await device.read(logits)) as Float32Array
+    return Float32Array.from(await device.read(logits))
   }
 }
 

@@ -45,7 +45,8 @@ function updateMatrix(
   const { kernels } = scalars.device
   const { shape, parts } = segment.parameter
   const flat = (tensor: Tensor) => range(tensor, segment.offset, segment.length)
-  const update = emptyTensor(scalars.device, [segment.length])
+  // In full precision: f16 would lose small gradients before they are normalised.
+  const update = emptyTensor(scalars.device, [segment.length], scalars.device.masterDtype)
   kernels.momentum(update, flat(states.momentum!), flat(arena.gradients!), scalars, options)
   // A fused projection is several matrices: each is orthogonalised by itself.
   for (const part of parts) {

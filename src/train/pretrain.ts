@@ -177,7 +177,8 @@ export class Pretraining {
     const batches = this.#takeBatches(this.#stepsDone)
     await this.step.launch(batches, batch.trainedTokens, { lr, step, gradClip }, turn)
     // While a device of its own is at work, the host has time for the next batch.
-    if (this.device.record !== undefined) this.#prepared = { step, batches: this.#microBatches(step) }
+    if (this.device.record !== undefined && step < schedule.maxSteps)
+      this.#prepared = { step, batches: this.#microBatches(step) }
     const [loss, norm] = await Promise.all([this.step.lastLoss(), this.optimizer.lastNorm()])
     this.#stepsDone = step
     const seconds = (performance.now() - start) / 1000
@@ -259,7 +260,9 @@ export class Pretraining {
     const notes = skipped.map(({ step, problem }) => `checkpoint of step ${step} is passed over: ${problem}`)
     if (checkpoint === undefined) return notes
     const state = loadRunCheckpoint(checkpoint.path, { model: this.step.model, optimizer: this.optimizer })
-    if (state.lossScaling !== undefined) this.optimizer.restoreScaling(state.lossScaling)
+    if (state.lossScaling !== undefined && this.settings.lossScaling !== undefined) {
+      this.optimizer.restoreScaling(state.lossScaling)
+    }
     this.#stepsDone = this.loader.checkState(state.data as LoaderState)
     if (options.below === undefined) await run.rewindMetrics(this.#stepsDone)
     const differing = Object.keys({ ...state.numerics, ...this.#numerics }).filter(

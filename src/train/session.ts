@@ -159,9 +159,11 @@ export async function runSession(
   using _ = context.interruptNotice('stopping after this step')
   try {
     if (options.evalFirst && training.stepsDone === 0) result.firstEvaluation = await evaluate(undefined)
+    // Over the same documents: what patience goes by.
+    const comparable: number[] = []
     // Of the present state, where it was evaluated.
     let evaluation: Evaluation | undefined
-    while (training.stepsDone < maxSteps && !isOverdue(valLosses, options.patience)) {
+    while (training.stepsDone < maxSteps && !isOverdue(comparable, options.patience)) {
       if (context.signal.aborted || (options.stopAfterStep > 0 && training.stepsDone >= options.stopAfterStep)) {
         result.isFinished = false
         break
@@ -181,7 +183,8 @@ export async function runSession(
         step: report.step,
         'train/loss': report.loss,
         'optim/lr': report.lr,
-        'optim/gradNorm': report.gradNorm,
+        // An overflow has no norm.
+        ...(report.isFinite && { 'optim/gradNorm': report.gradNorm }),
         'optim/isFinite': report.isFinite ? 1 : 0,
         ...(training.settings.lossScaling && {
           'optim/gradScale': report.gradScale,
@@ -193,7 +196,8 @@ export async function runSession(
       })
       live.update()
       await context.turn()
-      const isScaleSearch = training.settings.lossScaling?.dynamic !== undefined && Number.isFinite(report.loss)
+      const { dynamic } = training.settings.lossScaling ?? {}
+      const isScaleSearch = dynamic !== undefined && Number.isFinite(report.loss) && report.gradScale > dynamic.minScale
       // A gradient too large for its floats only means that the next scale is smaller.
       const problem = report.isFinite || !isScaleSearch ? detector.check(report) : undefined
       if (problem !== undefined) {
@@ -204,6 +208,7 @@ export async function runSession(
       // At the end everything is evaluated; only to be compared with the others, the same documents as theirs first.
       const isEvaluated = isLast ? options.keepBest > 0 : isDue(options.evalEverySteps)
       evaluation = isEvaluated ? await evaluate(options.evalDocuments) : undefined
+      if (evaluation !== undefined) comparable.push(evaluation.loss)
       if (isDue(options.saveEverySteps) || (evaluation !== undefined && checkpoints.isBest(evaluation))) {
         await checkpoints.save(evaluation)
       }
@@ -245,10 +250,10 @@ export async function runSession(
 }
 
 /** Whether the last `patience` held-out losses were all above an earlier one. */
-function isOverdue(losses: readonly { readonly y: number }[], patience: number): boolean {
+function isOverdue(losses: readonly number[], patience: number): boolean {
   if (patience === 0 || losses.length <= patience) return false
-  const best = Math.min(...losses.slice(0, -patience).map(({ y }) => y))
-  return losses.slice(-patience).every(({ y }) => y >= best)
+  const best = Math.min(...losses.slice(0, -patience))
+  return losses.slice(-patience).every((loss) => loss >= best)
 }
 
 /** What the session trained and how fast, in one line. */

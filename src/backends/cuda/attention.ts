@@ -29,7 +29,7 @@ export function attentionKernels(runtime: CudaRuntime, settings: AttentionSettin
   const { choice, isDeterministic } = settings
   const simple = attentionSimpleKernels(runtime)
   const mma = attentionMmaKernels(runtime)
-  const isHopper = runtime.computeCapability === 90 && (choice === 'auto' || choice === 'own')
+  const isHopper = runtime.isHopper && (choice === 'auto' || choice === 'own')
   const forward = isHopper ? attentionHopperForward(runtime) : undefined
   const backward = isHopper ? attentionHopperBackward(runtime, { isDeterministic }) : undefined
   const cudnn = openCudnn(runtime, settings)

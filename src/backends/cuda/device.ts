@@ -1,7 +1,7 @@
 // The CUDA device: memory of a card, copies through pinned memory in the order of the stream, recordings, and the kernels
 // of all families. Finding libraries and deciding what a card can do is open-cuda.ts's.
 import type { DecodePlan, DecodeStep } from '../../core/decode-plan.ts'
-import type { Device, DeviceBuffer, DeviceMemory, Recording } from '../../core/device.ts'
+import type { Device, DeviceBuffer, DeviceMemory, Recording, TrainingShape } from '../../core/device.ts'
 import { DTYPE_BYTES, type Dtype, type HostArray, hostArray } from '../../core/dtype.ts'
 import { invariant, ShapeError } from '../../core/errors.ts'
 import type { Kernels } from '../../core/kernels.ts'
@@ -30,6 +30,8 @@ export type CudaPrecision = 'bf16' | 'f16' | 'f32'
 const LOGITS_CHUNK_ELEMENTS = 1 << 29
 /** What NVRTC, cuBLASLt and the driver take from the process in a first step: 168 to 184 MiB were measured on an H100. */
 const LIBRARY_BYTES = 176 << 20
+/** What modules, graphs and the timing of products take from the card beside tensors and scratch, at most. */
+const OTHER_BYTES = 320 << 20
 /** Rows and columns of the product that stands for the card's peak. */
 const PEAK_SIZE = 8192
 
@@ -68,6 +70,8 @@ export class CudaDevice implements Device {
   readonly #link: HostLink
   readonly #unreachable: FinalizationRegistry<number>
   readonly #released = new WeakSet<DeviceBuffer>()
+  /** Addresses of tensors' memory that has not been given back. */
+  readonly #live = new Set<number>()
   /** Bytes that tensors hold now, and held at most. */
   allocatedBytes = 0
   peakBytes = 0
@@ -105,6 +109,7 @@ export class CudaDevice implements Device {
   allocate(bytes: number): DeviceBuffer {
     const address = this.runtime.allocate(bytes)
     const buffer = new CudaBuffer(bytes, address)
+    this.#live.add(address)
     this.allocatedBytes += bytes
     this.peakBytes = Math.max(this.peakBytes, this.allocatedBytes)
     this.#unreachable.register(buffer, address, buffer)
@@ -120,7 +125,7 @@ export class CudaDevice implements Device {
   }
 
   #free(address: number): void {
-    if (!this.#isClosed) this.runtime.free(address)
+    if (this.#live.delete(address)) this.runtime.free(address)
   }
 
   /**
@@ -156,6 +161,18 @@ export class CudaDevice implements Device {
     return values
   }
 
+  /** Sums of attention's dq and its statistics, sorted token ids, and a margin for code, recordings and timed products. */
+  kernelScratchBytes(shape: TrainingShape): number {
+    const { microBatchSize, seqLen, numAttentionHeads, headDim, hiddenSize, vocabSize } = shape
+    const rows = microBatchSize * seqLen
+    const panels = Math.ceil(headDim / 64) * 64
+    const attention = this.precision === 'f32' ? 0 : rows * numAttentionHeads * (4 * panels + 12)
+    const embedding =
+      rows * 16 + Math.ceil(rows / 64) * 8 * hiddenSize + Math.ceil(rows / 2048) * 4096 * Math.log2(vocabSize)
+    // A block that is too small is kept beside the one that follows it.
+    return Math.ceil(1.25 * (attention + embedding)) + OTHER_BYTES
+  }
+
   ownMemory(): DeviceMemory {
     const { free, total } = this.runtime.memory()
     return { freeBytes: free, totalBytes: total }
@@ -175,9 +192,9 @@ export class CudaDevice implements Device {
     if (this.matmul.untuned > 0) this.matmul.tune()
   }
 
-  /** The same for the same card, libraries and chosen algorithms: what fixes the bits of a run. */
+  /** The same for the same card, driver, compiler and cuBLASLt; which algorithms were chosen is the cache folder's to keep. */
   get fingerprint(): string {
-    return `${this.runtime.fingerprint}-${this.matmul.fingerprint}`
+    return `${this.runtime.fingerprint}-${this.#lt.version}`
   }
 
   get card(): CardProperties {
@@ -218,7 +235,11 @@ export class CudaDevice implements Device {
     if (this.#isClosed) return
     this.#isClosed = true
     this.runtime.synchronize()
+    for (const address of this.#live) this.runtime.free(address)
+    this.#live.clear()
     this.#link.close()
+    this.matmul.close()
+    this.#lt.close()
     this.runtime.close()
   }
 }

@@ -14,7 +14,6 @@ const FUNCTIONS = {
   cuInit: 'u',
   cuDriverGetVersion: 'I',
   cuDeviceGetCount: 'I',
-  cuDeviceGet: 'Ii',
   cuDeviceGetName: 'vii',
   cuDeviceGetAttribute: 'Iii',
   cuDeviceTotalMem_v2: 'Pi',
@@ -43,7 +42,6 @@ const FUNCTIONS = {
   cuModuleUnload: 'p',
   cuModuleGetFunction: 'Pps',
   cuFuncSetAttribute: 'pii',
-  cuFuncGetAttribute: 'Iip',
   cuLaunchKernel: 'puuuuuuuppp',
   cuStreamBeginCapture_v2: 'pi',
   cuStreamEndCapture: 'pP',
@@ -73,6 +71,9 @@ const OLDER: Readonly<Partial<Record<DriverFunction, string>>> = { cuEventElapse
 
 const OUT_OF_MEMORY = 2
 const NOT_READY = 600
+
+/** After these (illegal access, misaligned address, failed launch ...) every further call fails. */
+const LOST = new Set([214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719])
 
 /** Statuses of cuResult that a caller may want to tell apart. */
 export const CU = { outOfMemory: OUT_OF_MEMORY, notReady: NOT_READY } as const
@@ -146,9 +147,8 @@ export class CudaDriver {
   }
 
   fail(name: DriverFunction, status: number): never {
-    throw new DeviceError(
-      `cuda: ${name} failed: ${this.explain(status)} (status ${status}); the card's state is lost, start again from the last checkpoint`,
-    )
+    const remedy = LOST.has(status) ? "; the card's state is lost, start again from the last checkpoint" : ''
+    throw new DeviceError(`cuda: ${name} failed: ${this.explain(status)} (status ${status})${remedy}`)
   }
 
   /** Calls a function whose first argument is the answer (an int32, or a handle or address). */

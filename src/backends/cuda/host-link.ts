@@ -30,6 +30,8 @@ export class HostLink {
   #current = 0
   /** Blocks for reads that no read uses now. */
   readonly #idle: Pinned[] = []
+  /** Ends when the last large read does. */
+  #largeRead: Promise<void> = Promise.resolve()
 
   constructor(runtime: CudaRuntime) {
     this.#runtime = runtime
@@ -78,9 +80,26 @@ export class HostLink {
 
   /** Fills `values` from the card's address, after everything that was launched before. */
   async read(values: HostArray, address: number): Promise<void> {
-    const { driver, stream } = this.#runtime
     const target = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
-    const wanted = target.length <= SMALL_READ_BYTES ? SMALL_READ_BYTES : HALF_BYTES
+    const isSmall = target.length <= SMALL_READ_BYTES
+    // Large ones wait for each other: a checkpoint asks for all of its tensors at once, and pinned memory is scarce.
+    const turn = isSmall ? undefined : this.#largeRead
+    let done = (): void => {}
+    if (!isSmall) {
+      this.#largeRead = new Promise((resolve) => {
+        done = resolve
+      })
+    }
+    await turn
+    try {
+      await this.#copyOut(target, address, isSmall ? SMALL_READ_BYTES : HALF_BYTES)
+    } finally {
+      done()
+    }
+  }
+
+  async #copyOut(target: Uint8Array, address: number, wanted: number): Promise<void> {
+    const { driver, stream } = this.#runtime
     const found = this.#idle.findIndex(({ bytes }) => bytes.length === wanted)
     const pinned = found < 0 ? this.#pin(wanted) : this.#idle.splice(found, 1)[0]!
     for (let from = 0; from < target.length; from += wanted) {

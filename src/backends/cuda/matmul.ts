@@ -154,7 +154,8 @@ export class CudaMatmul {
       try {
         const { result, choice } = this.#search(plan, address, bytes, copies)
         results.push(result)
-        chosen.set(plan.call, choice)
+        // Where every way failed there is nothing to keep.
+        if (Number.isFinite(result.best)) chosen.set(plan.call, choice)
       } finally {
         if (own !== 0) this.#runtime.free(own)
       }

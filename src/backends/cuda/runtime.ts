@@ -47,6 +47,8 @@ export class CudaRuntime implements Launcher {
   readonly #compiler: KernelCompiler
   readonly #architecture: string
   readonly #modules = new Map<string, number>()
+  /** Dynamic shared memory that a function has been allowed. */
+  readonly #sharedBytes = new Map<number, number>()
   readonly #launchRaw: (...args: number[]) => number
   /** Native memory that holds a launch's arguments, its view, and the launch's list of options. */
   readonly #argumentsView: DataView
@@ -56,8 +58,6 @@ export class CudaRuntime implements Launcher {
   #scratch = { address: 0, bytes: 0 }
   readonly #oldScratch: number[] = []
   #isCapturing = false
-  /** Launches so far, for the tests that count. */
-  launches = 0
 
   /**
    * @param index  which card, as the driver counts
@@ -76,6 +76,11 @@ export class CudaRuntime implements Launcher {
     // Hopper's own instructions (wgmma) exist only for the exact chip.
     const own = computeCapability === 90 ? 'sm_90a' : `sm_${computeCapability}`
     const { architecture = own } = options
+    if (Number(/\d+/.exec(architecture)![0]) > computeCapability) {
+      throw new DeviceError(
+        `TRAINYARD_CUDA_ARCHITECTURE: ${architecture} is newer than ${this.card.name} (${own}): leave it out, or name an older chip such as sm_80`,
+      )
+    }
     // Machine code of an older chip does not load on this one: the driver has to translate.
     this.#architecture = architecture === own ? own : architecture.replace('sm_', 'compute_')
     const context = driver.integer('cuDevicePrimaryCtxRetain', index)
@@ -90,7 +95,8 @@ export class CudaRuntime implements Launcher {
     this.#argumentsAddress = native
     this.#extraAddress = native + ARGUMENT_BYTES
     const list = new BigUint64Array(memory, ARGUMENT_BYTES, 8)
-    list.set([1n, BigInt(native), 2n, BigInt(native + ARGUMENT_BYTES + 48), 0n])
+    // Pinned memory comes as its last user left it, and the driver reads all eight bytes of the size.
+    list.set([1n, BigInt(native), 2n, BigInt(native + ARGUMENT_BYTES + 48), 0n, 0n, 0n, 0n])
   }
 
   get multiprocessors(): number {
@@ -100,6 +106,11 @@ export class CudaRuntime implements Launcher {
   /** 80 where an older path is forced (TRAINYARD_CUDA_ARCHITECTURE). */
   get computeCapability(): number {
     return Number(/\d+/.exec(this.#architecture)![0])
+  }
+
+  /** Whether kernels may use what only Hopper has: wgmma exists for sm_90a alone. */
+  get isHopper(): boolean {
+    return this.#architecture === 'sm_90a'
   }
 
   /** 13000 for NVRTC 13.0. */
@@ -126,7 +137,6 @@ export class CudaRuntime implements Launcher {
       write(args)
       const [x, y, z] = typeof grid === 'number' ? [grid, 1, 1] : [grid[0], grid[1], grid[2] ?? 1]
       const [bx, by] = typeof block === 'number' ? [block, 1] : block
-      this.launches++
       const status = launch(handle, x, y, z, bx, by, 1, sharedBytes, stream, list, extra)
       if (status !== 0) this.driver.fail('cuLaunchKernel' as const, status)
     }
@@ -167,8 +177,11 @@ export class CudaRuntime implements Launcher {
     const module = this.#module(file, options)
     const handle = this.driver.integer('cuModuleGetFunction', module, name)
     const { sharedBytes = 0 } = options
-    if (sharedBytes > DEFAULT_SHARED_BYTES) {
+    // The same function may be asked for with different amounts: the largest stays allowed.
+    const allowed = this.#sharedBytes.get(handle) ?? DEFAULT_SHARED_BYTES
+    if (sharedBytes > allowed) {
       this.driver.call('cuFuncSetAttribute', handle, MAX_DYNAMIC_SHARED, sharedBytes)
+      this.#sharedBytes.set(handle, sharedBytes)
     }
     return handle
   }
@@ -293,10 +306,6 @@ export class CudaRuntime implements Launcher {
     }
   }
 
-  get isCapturing(): boolean {
-    return this.#isCapturing
-  }
-
   /** Records what `body` launches; nothing runs. */
   capture(body: () => void): RecordedGraph {
     this.driver.call('cuStreamBeginCapture_v2', this.stream, CAPTURE_RELAXED)
@@ -304,10 +313,14 @@ export class CudaRuntime implements Launcher {
     const out = [0]
     try {
       body()
+    } catch (error) {
+      this.driver.attempt('cuStreamEndCapture', this.stream, out)
+      if (Number(out[0]) !== 0) this.driver.attempt('cuGraphDestroy', Number(out[0]))
+      throw error
     } finally {
       this.#isCapturing = false
-      this.driver.call('cuStreamEndCapture', this.stream, out)
     }
+    this.driver.call('cuStreamEndCapture', this.stream, out)
     const graph = Number(out[0])
     const handle = this.driver.integer('cuGraphInstantiateWithFlags', graph, 0)
     this.driver.call('cuGraphDestroy', graph)

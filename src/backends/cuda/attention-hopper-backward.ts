@@ -4,7 +4,8 @@ import type { Dtype } from '../../core/dtype.ts'
 import { invariant } from '../../core/errors.ts'
 import type { AttentionOptions, Kernels } from '../../core/kernels.ts'
 import type { Tensor } from '../../core/tensor.ts'
-import type { CudaKernel, Launcher, TensorMap } from './launcher.ts'
+import { headMaps, isAligned, PANEL_COLUMNS } from './head-maps.ts'
+import type { CudaKernel, Launcher } from './launcher.ts'
 
 /** Queries of a tile; tiles of keys and values, and of queries, that are in shared memory at once. */
 interface Config {
@@ -23,16 +24,12 @@ const SIZES = Object.keys(CONFIGS).map(Number)
 const BLOCK_KEYS = 128
 /** Warps that add to dq: WRITERS of the kernel. */
 const WRITERS = 3
-/** Columns of a shared-memory panel: 128 bytes. */
-const PANEL_COLUMNS = 64
 /**
  * Key-value heads that are worked on at one time: what fits the 50 MB of the L2 cache, or so many (measured on an H100)
  * that few blocks wait for each other's turn at a tile of dq, and that these still read the same queries at one time.
  */
 const CACHED_BYTES = 48 << 20
 const LEAST_UNITS = 32
-/** Tensor maps are kept by address and shape; a training step has a few per layer. */
-const MAX_MAPS = 8192
 
 interface Variant extends Config {
   readonly panels: number
@@ -56,7 +53,7 @@ export function attentionHopperBackward(
   { isDeterministic }: { isDeterministic: boolean },
 ): AttentionHopperBackward {
   const variants = new Map<string, Variant>()
-  const maps = new Map<string, TensorMap>()
+  const mapOf = headMaps(launcher)
 
   function variantFor(dtype: Dtype, size: number): Variant {
     const key = `${dtype} ${size}`
@@ -66,26 +63,6 @@ export function attentionHopperBackward(
       variants.set(key, variant)
     }
     return variant
-  }
-
-  /** Boxes of `rows` positions of one head, one panel wide. */
-  function mapOf(x: Tensor, heads: number, headDim: number, rows: number): TensorMap {
-    const [batch, positions] = x.shape as [number, number]
-    const key = `${x.address} ${batch} ${positions} ${x.rowStride} ${heads} ${headDim} ${rows} ${x.dtype}`
-    let map = maps.get(key)
-    if (map === undefined) {
-      if (maps.size >= MAX_MAPS) maps.clear()
-      map = launcher.tensorMap({
-        dtype: x.dtype,
-        address: x.address,
-        sizes: [headDim, heads, positions, batch],
-        strides: [headDim, x.rowStride, positions * x.rowStride],
-        box: [PANEL_COLUMNS, 1, rows, 1],
-        swizzle: 128,
-      })
-      maps.set(key, map)
-    }
-    return map
   }
 
   return {
@@ -168,10 +145,6 @@ export function attentionHopperBackward(
       variant.finish(grid, 256, dq.address, sum, counters, dq.rowStride, queries, headDim, scale)
     },
   }
-}
-
-function isAligned(x: Tensor): boolean {
-  return x.address % 16 === 0 && x.rowStride % 8 === 0
 }
 
 function paddedSize(headDim: number): number {

@@ -4,7 +4,8 @@ import type { Dtype } from '../../core/dtype.ts'
 import { invariant } from '../../core/errors.ts'
 import type { AttentionOptions, Kernels } from '../../core/kernels.ts'
 import type { Tensor } from '../../core/tensor.ts'
-import type { CudaKernel, Launcher, TensorMap } from './launcher.ts'
+import { headMaps, isAligned, PANEL_COLUMNS } from './head-maps.ts'
+import type { CudaKernel, Launcher } from './launcher.ts'
 
 interface Config {
   /** Keys of a tile. */
@@ -34,14 +35,10 @@ const SHORT_KEYS = 2048
 const LONG_64: Config = { keys: 128, groups: 3, stages: 2 }
 
 const GROUP_QUERIES = 64
-/** Columns of a shared-memory panel: 128 bytes. */
-const PANEL_COLUMNS = 64
 /** Keys and values of the heads that are worked on at one time should stay in the 50 MB of the L2 cache. */
 const CACHED_BYTES = 32 << 20
 /** And these heads should have no more tiles of queries than this many per multiprocessor. */
 const TILES_AT_ONCE = 4
-/** Tensor maps are kept by address and shape; a training step has a few per layer. */
-const MAX_MAPS = 8192
 
 interface Variant extends Config {
   readonly launch: CudaKernel
@@ -56,7 +53,7 @@ export interface AttentionHopperForward {
 /** The same bits in every run: a tile of queries is summed by one warpgroup, keys in falling order. */
 export function attentionHopperForward(launcher: Launcher): AttentionHopperForward {
   const variants = new Map<string, Variant>()
-  const maps = new Map<string, TensorMap>()
+  const mapOf = headMaps(launcher)
 
   function variantFor(dtype: Dtype, size: number, keys: number): Variant {
     const config = size === 64 && keys > SHORT_KEYS ? LONG_64 : CONFIGS[size]!
@@ -67,26 +64,6 @@ export function attentionHopperForward(launcher: Launcher): AttentionHopperForwa
       variants.set(key, variant)
     }
     return variant
-  }
-
-  /** Boxes of `rows` positions of one head, one panel wide. */
-  function mapOf(x: Tensor, heads: number, headDim: number, rows: number): TensorMap {
-    const [batch, positions] = x.shape as [number, number]
-    const key = `${x.address} ${batch} ${positions} ${x.rowStride} ${heads} ${headDim} ${rows} ${x.dtype}`
-    let map = maps.get(key)
-    if (map === undefined) {
-      if (maps.size >= MAX_MAPS) maps.clear()
-      map = launcher.tensorMap({
-        dtype: x.dtype,
-        address: x.address,
-        sizes: [headDim, heads, positions, batch],
-        strides: [headDim, x.rowStride, positions * x.rowStride],
-        box: [PANEL_COLUMNS, 1, rows, 1],
-        swizzle: 128,
-      })
-      maps.set(key, map)
-    }
-    return map
   }
 
   return {
@@ -135,10 +112,6 @@ export function attentionHopperForward(launcher: Launcher): AttentionHopperForwa
       )
     },
   }
-}
-
-function isAligned(x: Tensor): boolean {
-  return x.address % 16 === 0 && x.rowStride % 8 === 0
 }
 
 function paddedSize(headDim: number): number {

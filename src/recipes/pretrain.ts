@@ -219,7 +219,8 @@ export default defineRecipe({
     })
     const { replay, ...saved } = options
     const goesOn = options.resume || replay !== undefined
-    const run = await RunDir.open(path(options.out), saved, { resume: goesOn, harmless: HARMLESS })
+    const { resume: _, replay: __, ...defaults } = config.parse({ data: options.data, out: options.out })
+    const run = await RunDir.open(path(options.out), saved, { resume: goesOn, harmless: HARMLESS, defaults })
     if (replay !== undefined) {
       await replayStep(training, run, replay, context)
       return

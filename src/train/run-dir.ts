@@ -20,20 +20,22 @@ export class RunDir {
    * Opens `path` as the folder of a run with this configuration: made if it is not there, otherwise checked, and cleared
    * of what a crash left in its checkpoints. Without `resume`, a folder that has a configuration already is refused.
    * @param config    the resolved configuration, JSON values only
+   * @param options.defaults  what options mean that the run's file does not have yet: it is of an earlier version
    * @param harmless  dotted keys that may differ when a run goes on (`maxSteps`, `log`): a key covers those below it
    * @throws ConfigError naming the keys that differ
    */
   static async open(
     path: string,
     config: JsonRecord,
-    options: { resume?: boolean; harmless?: readonly string[] } = {},
+    options: { resume?: boolean; harmless?: readonly string[]; defaults?: JsonRecord } = {},
   ): Promise<RunDir> {
     const configPath = join(path, 'config.json')
     if (existsSync(configPath)) {
       if (options.resume !== true) {
         throw new ConfigError(`${path}: there is a run already; go on with --resume, or choose another name`)
       }
-      refuseDifferences(readJsonObject(configPath), asJson(config), options.harmless ?? [], path)
+      const old = { ...asJson(options.defaults ?? {}), ...readJsonObject(configPath) }
+      refuseDifferences(old, asJson(config), options.harmless ?? [], path)
       await cleanTemporary(path)
       for (const name of ['metrics.jsonl', 'log.jsonl']) dropCutLine(join(path, name))
     }

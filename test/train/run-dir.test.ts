@@ -50,6 +50,13 @@ test('another configuration is refused by the keys that differ, harmless ones pa
   await RunDir.open(path, changed, { resume: true, harmless })
   assert.equal(JSON.parse(readFileSync(join(path, 'config.json'), 'utf8')).lr, 2e-3)
   await assert.rejects(RunDir.open(path, { ...changed, lrx: 1 }, { resume: true, harmless }), /lrx was not set, now 1/)
+  // An option that came after the run was started, at what it means where it is not given.
+  const defaults = { lrx: 1 }
+  await assert.rejects(
+    RunDir.open(path, { ...changed, lrx: 2 }, { resume: true, harmless, defaults }),
+    /lrx was 1, now 2/,
+  )
+  await RunDir.open(path, { ...changed, lrx: 1 }, { resume: true, harmless, defaults })
 })
 
 test('metrics rewind to the step a run goes on from, without the line that a crash cut', async () => {

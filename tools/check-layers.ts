@@ -24,7 +24,7 @@ const RUNNER: Layer = {
   types: ['config', 'backends'],
 }
 const RECIPE = { pattern: /\bdefineRecipe\s*\(/, what: 'a recipe' }
-const EVERYTHING_BELOW_RECIPES = [...RUNNER.may, 'config', 'train', 'infer', 'eval']
+const EVERYTHING_BELOW_RECIPES = [...RUNNER.may, 'config', 'train', 'infer', 'eval', 'plan']
 
 /** From the ground up. docs/architecture.md shows it; a new folder of src/ needs a row. */
 export const LAYERS: Readonly<Record<string, Layer>> = {
@@ -45,6 +45,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   checkpoint: { may: LIBRARY, packages: ['zod'] },
   'open.ts': { may: ['core', 'backends', 'comm', 'machine'] },
   train: RUNNER,
+  plan: { may: [...RUNNER.may, 'config', 'train'], packages: ['zod', 'yaml'] },
   infer: RUNNER,
   eval: RUNNER,
   recipes: { may: EVERYTHING_BELOW_RECIPES, types: ['backends'], packages: ['zod', 'yaml'], apart: RECIPE },

@@ -48,8 +48,8 @@ const checks: Readonly<Record<string, () => Outcome | Promise<Outcome>>> = {
   nvcc: compileGpuKernels,
 }
 
-/** Kernels that use what only Hopper has: wgmma, the copy engine, clusters. */
-const HOPPER_ONLY = /hopper|decode-step/
+/** Kernels that use what cards of compute capability 8.0 lack: wgmma, the copy engine, clusters, 8-bit floats. */
+const HOPPER_ONLY = /hopper|decode-step|fp8/
 const COMPILES_AT_A_TIME = 2
 
 /** Compiles each .cu for the chips that it is for; the text must also be good for NVRTC, which the tests on a card show. */

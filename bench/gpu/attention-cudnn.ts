@@ -8,7 +8,7 @@ import { attentionCudnn } from '../../src/backends/cuda/attention-cudnn.ts'
 import { CudnnLibrary, cudnnVersionText } from '../../src/backends/cuda/cudnn.ts'
 import { CudaDriver } from '../../src/backends/cuda/driver.ts'
 import { KernelCompiler } from '../../src/backends/cuda/nvrtc.ts'
-import { CudaRuntime } from '../../src/backends/cuda/runtime.ts'
+import { CudaRuntime, cardAt } from '../../src/backends/cuda/runtime.ts'
 import type { Device } from '../../src/core/device.ts'
 import { DTYPE_BYTES, type Dtype } from '../../src/core/dtype.ts'
 import type { AttentionOptions } from '../../src/core/kernels.ts'
@@ -53,7 +53,7 @@ if (found.cuda === undefined || found.nvrtc === undefined || found.cudnn === und
 }
 const driver = new CudaDriver(found.cuda.path)
 const compiler = new KernelCompiler(found.nvrtc.path, mkdtempSync(join(tmpdir(), 'attention-cudnn-')))
-const runtime = new CudaRuntime(driver, compiler, 0)
+const runtime = new CudaRuntime(driver, compiler, cardAt(driver, 0))
 const library = new CudnnLibrary(found.cudnn.path)
 console.log(`${runtime.card.name}, cuDNN at ${library.path} (${found.cudnn.origin})`)
 if (library.problem !== undefined) throw new Error(library.problem)

@@ -1,10 +1,11 @@
 // Attention by tiles beside the vanilla form over the length N of a sequence: time, FLOPs, and bytes through device memory
 // (counted, and read from the card's counters where ncu may), for 16384 tokens, 16 heads of 128, bf16, not causal, so
 // that both forms do the same forward. The vanilla form is PyTorch's two products and a softmax (torch_attention.py).
-//   node bench/gpu/attention.ts [--sizes 256,1024,4096,16384] [--attention own] [--ncu] [--longest] [--svg FOLDER]
-//     [--python python3]
+//   node bench/gpu/attention.ts [--sizes 256,1024,4096,16384] [--attention own] [--ncu 1024,4096] [--longest]
+//     [--svg FOLDER] [--python python3]
+//   node bench/gpu/attention.ts --from LOG [--svg FOLDER]: table and plots of the rows that a run printed
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -17,12 +18,15 @@ import { plotSvg } from './svg-plot.ts'
 
 const [TOKENS, HEADS, HEAD_DIM] = [16384, 16, 128]
 const WIDTH = HEADS * HEAD_DIM
+const PASSES = ['forward', 'backward'] as const
 const { values } = parseArgs({
   options: {
     sizes: { type: 'string', default: '256,512,1024,2048,4096,8192,16384' },
     attention: { type: 'string', default: 'own' },
     python: { type: 'string', default: 'python3' },
-    ncu: { type: 'boolean', default: false },
+    /** Lengths at which ncu reads the card's counters. */
+    ncu: { type: 'string' },
+    from: { type: 'string' },
     longest: { type: 'boolean', default: false },
     svg: { type: 'string' },
     /** Under ncu: one forward and one backward of this length. */
@@ -30,6 +34,7 @@ const { values } = parseArgs({
   },
 })
 const sizes = values.sizes.split(',').map(Number)
+const counted = values.ncu?.split(',').map(Number) ?? []
 
 interface Row {
   who: string
@@ -37,6 +42,8 @@ interface Row {
   forwardMs?: number
   backwardMs?: number
   peakBytes?: number
+  /** Through device memory, by the card's counters. */
+  readBytes?: { forward: number; backward: number }
   error?: string
 }
 
@@ -179,7 +186,7 @@ function print(rows: readonly Row[]): void {
     '| N | who | forward ms | TFLOP/s | backward ms | TFLOP/s | GB counted fw, bw | GB read fw, bw | peak GiB |',
   )
   console.log('|---|---|---|---|---|---|---|---|---|')
-  for (const { who, length, forwardMs, backwardMs, peakBytes, error } of rows) {
+  for (const { who, length, forwardMs, backwardMs, peakBytes, readBytes, error } of rows) {
     if (error !== undefined || forwardMs === undefined || backwardMs === undefined) {
       console.log(`| ${length} | ${who} | ${error} |`)
       continue
@@ -188,11 +195,9 @@ function print(rows: readonly Row[]): void {
     const work = flops(length, isVanilla)
     const bytes = countedBytes(length, isVanilla)
     const isOurs = who.startsWith('trainyard')
-    const read = (pass: 'forward' | 'backward'): string => {
-      const measured = values.ncu && (isVanilla || isOurs) ? measuredBytes(length, isVanilla, pass) : undefined
-      return measured === undefined ? '-' : (measured / 1e9).toFixed(2)
-    }
-    const counted =
+    const read = (pass: 'forward' | 'backward'): string =>
+      readBytes === undefined ? '-' : (readBytes[pass] / 1e9).toFixed(2)
+    const toPass =
       isVanilla || isOurs ? `${(bytes.forward / 1e9).toFixed(2)}, ${(bytes.backward / 1e9).toFixed(2)}` : '-'
     const cells = [
       String(length),
@@ -201,7 +206,7 @@ function print(rows: readonly Row[]): void {
       (work.forward / forwardMs / 1e9).toFixed(0),
       backwardMs.toFixed(3),
       (work.backward / backwardMs / 1e9).toFixed(0),
-      counted,
+      toPass,
       `${read('forward')}, ${read('backward')}`,
       peakBytes === undefined ? '-' : (peakBytes / 2 ** 30).toFixed(2),
     ]
@@ -209,7 +214,7 @@ function print(rows: readonly Row[]): void {
   }
 }
 
-/** Time and counted bytes over N as two plots. */
+/** Time, and bytes counted (lines) and read by the card's counters (circles), over N as two plots. */
 function draw(rows: readonly Row[], folder: string): void {
   const kinds = [...new Set(rows.map(({ who }) => who))]
   const colors = ['#2f7ed8', '#d8472f', '#8bbc21', '#b07aa1']
@@ -225,9 +230,21 @@ function draw(rows: readonly Row[], folder: string): void {
       name: `${isVanilla ? 'vanilla' : 'by tiles'}, ${pass}`,
       color: isVanilla ? colors[1]! : colors[0]!,
       isDashed: pass === 'backward',
-      points: sizes.map((length) => [length, countedBytes(length, isVanilla)[pass] / 1e9] as const),
+      points: [...new Set(rows.map(({ length }) => length))].map(
+        (length) => [length, countedBytes(length, isVanilla)[pass] / 1e9] as const,
+      ),
     })),
   )
+  const counters = [true, false].map((isVanilla) => ({
+    name: `${isVanilla ? 'vanilla' : 'by tiles'}, read`,
+    color: isVanilla ? colors[1]! : colors[0]!,
+    isMarks: true,
+    points: rows
+      .filter(({ who }) => (who === 'vanilla') === isVanilla)
+      .flatMap(({ length, readBytes }) =>
+        readBytes === undefined ? [] : PASSES.map((pass) => [length, readBytes[pass] / 1e9] as const),
+      ),
+  }))
   const shape = `${TOKENS} tokens, ${HEADS} heads of ${HEAD_DIM}, bf16`
   writeFileSync(
     join(folder, 'attention-time.svg'),
@@ -235,7 +252,10 @@ function draw(rows: readonly Row[], folder: string): void {
   )
   writeFileSync(
     join(folder, 'attention-bytes.svg'),
-    plotSvg(`Bytes through device memory, ${shape}`, 'length of a sequence', 'GB', bytes),
+    plotSvg(`Bytes through device memory, ${shape}`, 'length of a sequence', 'GB', [
+      ...bytes,
+      ...counters.filter(({ points }) => points.length > 0),
+    ]),
   )
 }
 
@@ -246,10 +266,22 @@ if (values.once !== undefined) {
   run.forward()
   run.backward()
   device.close()
+} else if (values.from !== undefined) {
+  const lines = readFileSync(values.from, 'utf8').split('\n')
+  const rows = lines.filter((line) => line.startsWith('{"who"')).map((line) => JSON.parse(line) as Row)
+  print(rows.filter((row) => row.length !== undefined))
+  if (values.svg !== undefined) draw(rows, values.svg)
 } else {
   measureBandwidth()
   const rows = [...(await timeOurs()), ...torchRows('times', sizes)].sort((a, b) => a.length - b.length)
-  for (const row of rows) console.log(JSON.stringify(row))
+  for (const row of rows) {
+    const isVanilla = row.who === 'vanilla'
+    if (counted.includes(row.length) && (isVanilla || row.who.startsWith('trainyard'))) {
+      const [forward, backward] = PASSES.map((pass) => measuredBytes(row.length, isVanilla, pass))
+      if (forward !== undefined && backward !== undefined) row.readBytes = { forward, backward }
+    }
+    console.log(JSON.stringify(row))
+  }
   print(rows)
   if (values.svg !== undefined) draw(rows, values.svg)
   if (values.longest) await findLongest()

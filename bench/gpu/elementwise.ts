@@ -10,7 +10,7 @@ import { HostLink } from '../../src/backends/cuda/host-link.ts'
 import type { KernelOptions, Launcher } from '../../src/backends/cuda/launcher.ts'
 import { normKernels } from '../../src/backends/cuda/norm.ts'
 import { KernelCompiler } from '../../src/backends/cuda/nvrtc.ts'
-import { CudaRuntime } from '../../src/backends/cuda/runtime.ts'
+import { CudaRuntime, cardAt } from '../../src/backends/cuda/runtime.ts'
 import { openReferenceDevice } from '../../src/backends/reference/open-reference.ts'
 import { bfloatToFloat, floatToBfloat, floatToHalf, halfToFloat } from '../../src/checkpoint/half.ts'
 import { standaloneTensor } from '../../src/core/allocator.ts'
@@ -30,7 +30,7 @@ const TOLERANCE: Readonly<Record<Floats, number>> = { f32: 2e-6, bf16: 2.5e-3, f
 const libraries = await findLibraries(process.env, ['cuda', 'nvrtc'])
 const driver = new CudaDriver(libraries.cuda!.path)
 const compiler = new KernelCompiler(libraries.nvrtc!.path, join(tmpdir(), 'elementwise-bench'))
-const runtime = new CudaRuntime(driver, compiler, 0)
+const runtime = new CudaRuntime(driver, compiler, cardAt(driver, 0))
 const link = new HostLink(runtime)
 const reference = openReferenceDevice()
 

@@ -243,7 +243,7 @@ for (const [formatA, formatB] of [
           const before = readWhole(out)
           const what = `fp8 ${formatA} ${formatB} ${scaling}, fast ${fastAccumulation}, accumulate ${accumulate}`
           try {
-            matmul.fp8(out, a, b, { a: formatA, b: formatB, scaleA, scaleB, fastAccumulation }, accumulate)
+            matmul.fp8(out, a, b, { a: formatA, b: formatB, scaleA, scaleB, fastAccumulation }, { accumulate })
             runtime.synchronize()
             const [A, B, SA, SB] = [elementsOf(a), elementsOf(b), readWhole(scaleA), readWhole(scaleB)]
             const expected = (i: number, j: number) => {

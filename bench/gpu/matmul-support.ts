@@ -9,7 +9,7 @@ import { CudaDriver } from '../../src/backends/cuda/driver.ts'
 import { elementwiseKernels } from '../../src/backends/cuda/elementwise.ts'
 import { CudaMatmul } from '../../src/backends/cuda/matmul.ts'
 import { KernelCompiler } from '../../src/backends/cuda/nvrtc.ts'
-import { CudaRuntime } from '../../src/backends/cuda/runtime.ts'
+import { CudaRuntime, cardAt } from '../../src/backends/cuda/runtime.ts'
 import type { Device } from '../../src/core/device.ts'
 import { DTYPE_BYTES, type Dtype, type HostArray, hostArray } from '../../src/core/dtype.ts'
 import { Storage, Tensor } from '../../src/core/tensor.ts'
@@ -18,7 +18,11 @@ import { findLibraries } from '../../src/machine/libraries.ts'
 const cacheDir = process.argv[2] ?? mkdtempSync(join(tmpdir(), 'matmul-'))
 const libraries = await findLibraries(process.env)
 export const driver = new CudaDriver(libraries.cuda!.path)
-export const runtime = new CudaRuntime(driver, new KernelCompiler(libraries.nvrtc!.path, join(cacheDir, 'kernels')), 0)
+export const runtime = new CudaRuntime(
+  driver,
+  new KernelCompiler(libraries.nvrtc!.path, join(cacheDir, 'kernels')),
+  cardAt(driver, 0),
+)
 export const lt = new CublasLt(libraries.cublasLt!.path, driver, runtime.stream)
 const elementwise = elementwiseKernels(runtime)
 

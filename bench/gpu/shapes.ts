@@ -1,5 +1,6 @@
 // The models that training on a GPU is measured with: GPT-2 124M, a Llama of 1.26 billion parameters, and two tiny ones
 // to try the bench itself on a CPU.
+import type { Recompute } from '../../src/core/tape.ts'
 import type { Gpt2Config } from '../../src/models/gpt2.ts'
 import type { LlamaConfig } from '../../src/models/llama.ts'
 
@@ -9,6 +10,8 @@ export interface GpuShape {
   /** Rows of a step, and of a micro-batch of ours. */
   readonly batchSize: number
   readonly microBatchSize: number
+  /** What ours forgets between forward and backward. */
+  readonly recompute: Recompute
 }
 
 function gpt2(vocabSize: number, hiddenSize: number, layers: number, heads: number, seqLen: number): Gpt2Config {
@@ -51,15 +54,18 @@ const GPT2_124M = gpt2(50304, 768, 12, 12, 1024)
 const LLAMA_1B = llama({ vocabSize: 32000, hiddenSize: 2048, intermediateSize: 5632 }, 22, 16, 2048)
 
 export const GPU_SHAPES: Readonly<Record<string, GpuShape>> = {
-  '124M-16': { config: GPT2_124M, seqLen: 1024, batchSize: 16, microBatchSize: 16 },
-  '124M-32': { config: GPT2_124M, seqLen: 1024, batchSize: 32, microBatchSize: 32 },
-  '124M-64': { config: GPT2_124M, seqLen: 1024, batchSize: 64, microBatchSize: 64 },
-  '1.3B-8': { config: LLAMA_1B, seqLen: 2048, batchSize: 8, microBatchSize: 8 },
-  'tiny-gpt2': { config: gpt2(997, 48, 2, 4, 32), seqLen: 32, batchSize: 4, microBatchSize: 2 },
+  '124M-16': { config: GPT2_124M, seqLen: 1024, batchSize: 16, microBatchSize: 16, recompute: 'none' },
+  '124M-32': { config: GPT2_124M, seqLen: 1024, batchSize: 32, microBatchSize: 32, recompute: 'none' },
+  // One micro-batch of 64 takes 22.2 GiB of the card.
+  '124M-64': { config: GPT2_124M, seqLen: 1024, batchSize: 64, microBatchSize: 32, recompute: 'none' },
+  // One micro-batch of 8 takes 45.4 GiB of the card.
+  '1.3B-8': { config: LLAMA_1B, seqLen: 2048, batchSize: 8, microBatchSize: 4, recompute: 'none' },
+  'tiny-gpt2': { config: gpt2(997, 48, 2, 4, 32), seqLen: 32, batchSize: 4, microBatchSize: 2, recompute: 'none' },
   'tiny-llama': {
     config: llama({ vocabSize: 997, hiddenSize: 48, intermediateSize: 64 }, 2, 4, 32),
     seqLen: 32,
     batchSize: 4,
     microBatchSize: 2,
+    recompute: 'none',
   },
 }

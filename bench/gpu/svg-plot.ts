@@ -5,6 +5,8 @@ export interface Series {
   readonly name: string
   readonly color: string
   readonly isDashed?: boolean
+  /** Points alone, without a line through them. */
+  readonly isMarks?: boolean
   readonly points: readonly (readonly [x: number, y: number])[]
 }
 
@@ -51,11 +53,16 @@ export function plotSvg(title: string, xLabel: string, yLabel: string, series: r
       line(AREA.left, toY(y), WIDTH - AREA.right, toY(y)),
       text(AREA.left - 8, toY(y) + 4, String(Number(y.toPrecision(3))), 'text-anchor="end"'),
     ]),
-    ...series.flatMap(({ name, color, isDashed, points: own }, i) => {
+    ...series.flatMap(({ name, color, isDashed, isMarks, points: own }, i) => {
       const path = own.map(([x, y]) => `${toX(x).toFixed(1)},${toY(y).toFixed(1)}`).join(' ')
       const at = AREA.top + 10 + 20 * i
       const dash = isDashed ? ' stroke-dasharray="6 4"' : ''
       const left = WIDTH - AREA.right + 16
+      if (isMarks) {
+        const dot = (x: number, y: number): string =>
+          `<circle cx="${x.toFixed(1)}" cy="${y.toFixed(1)}" r="4" fill="none" stroke="${color}" stroke-width="2"/>`
+        return [...own.map(([x, y]) => dot(toX(x), toY(y))), dot(left + 12, at), text(left + 30, at + 4, name)]
+      }
       return [
         `<polyline points="${path}" fill="none" stroke="${color}" stroke-width="2"${dash}/>`,
         `<line x1="${left}" y1="${at}" x2="${left + 24}" y2="${at}" stroke="${color}" stroke-width="2"${dash}/>`,

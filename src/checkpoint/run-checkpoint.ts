@@ -4,6 +4,7 @@
 import { join } from 'node:path'
 import { range } from '../core/arena.ts'
 import { CheckpointError } from '../core/errors.ts'
+import type { Fp8Saved } from '../core/fp8.ts'
 import { show } from '../core/tensor.ts'
 import type { Optimizer } from '../optim/optimizer.ts'
 import { isJsonObject, jsonText, readJsonObject, someNames } from './files.ts'
@@ -31,10 +32,14 @@ export interface TrainerState {
   readonly schedule: unknown
   /** ISA path, threads, kernel versions: where it differs, bit-equality is off and the trainer says so. */
   readonly numerics: Readonly<Record<string, string | number | boolean>>
+  /** How the device computed what it could compute in several ways, by call; absent where it has one way for each. */
+  readonly choices?: Readonly<Record<string, string>>
   /** Hash of the resolved configuration. */
   readonly configHash: string
   /** State of the optimizer's loss scaling, where it has some. */
   readonly lossScaling?: readonly number[]
+  /** Scales of products in fp8, where training makes them from the steps before. */
+  readonly fp8?: Fp8Saved
 }
 
 export interface RunCheckpoint {
@@ -127,13 +132,20 @@ export function readTrainerState(folder: string, optimizer?: string): TrainerSta
       `${path}: its moments are of optimizer ${JSON.stringify(json.optimizer)}, this run uses ${optimizer}; start a new run from its weights instead`,
     )
   }
-  const { lossScaling } = json
+  const { lossScaling, choices } = json
+  const isChoices = isJsonObject(choices) && Object.values(choices).every((choice) => typeof choice === 'string')
+  if (choices !== undefined && !isChoices) {
+    throw new CheckpointError(
+      `${path}: expected choices to be texts by call, got ${JSON.stringify(choices).slice(0, 80)}`,
+    )
+  }
   const isScaling = Array.isArray(lossScaling) && lossScaling.length === 4 && lossScaling.every(Number.isFinite)
   if (lossScaling !== undefined && !(isScaling && lossScaling[0] > 0)) {
     throw new CheckpointError(
       `${path}: expected lossScaling to be four numbers, the first above 0, got ${JSON.stringify(lossScaling)}`,
     )
   }
+  const fp8 = json.fp8 === undefined ? undefined : readFp8(path, json.fp8)
   return {
     step,
     seed,
@@ -141,8 +153,23 @@ export function readTrainerState(folder: string, optimizer?: string): TrainerSta
     schedule,
     numerics: numerics as TrainerState['numerics'],
     configHash,
+    ...(isChoices && { choices: choices as Record<string, string> }),
     ...(lossScaling !== undefined && { lossScaling: lossScaling as number[] }),
+    ...(fp8 && { fp8 }),
   }
+}
+
+function readFp8(path: string, json: unknown): Fp8Saved {
+  const { weights, scale, history } = isJsonObject(json) ? json : {}
+  const areNumbers = (list: unknown): list is number[] =>
+    Array.isArray(list) && list.every((value) => Number.isFinite(value) && value >= 0)
+  const areNames = Array.isArray(weights) && weights.every((name) => typeof name === 'string')
+  if (!areNames || !areNumbers(scale) || !areNumbers(history) || !scale.every((value) => value > 0)) {
+    throw new CheckpointError(
+      `${path}: expected fp8 to have names of weights, scales above 0 and a history; the file is damaged: use an older checkpoint`,
+    )
+  }
+  return { weights, scale, history }
 }
 
 /** A state of the optimizer in Hugging Face coordinates: `m.model.norm.weight`. */

@@ -38,6 +38,10 @@ export const verbs: Readonly<Record<string, Verb>> = {
     summary: 'show what a tokenizer is, and how it cuts a text',
     load: async () => (await import('../recipes/tokenizer.ts')).tokenizerInspect,
   },
+  plan: {
+    summary: 'see what a training would take of compute, time and memory, before it is started',
+    load: async () => (await import('../recipes/plan.ts')).default,
+  },
   pretrain: {
     summary: 'train a model on token shards, from scratch or from given weights',
     load: async () => (await import('../recipes/pretrain.ts')).default,
@@ -78,9 +82,41 @@ export const verbs: Readonly<Record<string, Verb>> = {
     summary: 'write a Llama model as a llama2.c file',
     load: async () => (await import('../recipes/export.ts')).exportLlama2cRecipe,
   },
+  'plan compare': {
+    summary: 'hold what was predicted of a run against what was measured',
+    load: async () => (await import('../recipes/plan-compare.ts')).default,
+  },
+  'plan layout': {
+    summary: 'find the fastest way to divide a training over many devices, and see why',
+    load: async () => (await import('../recipes/plan-layout.ts')).default,
+  },
+  'plan fit': {
+    summary: 'fit a scaling law to the runs of a CSV file, with intervals',
+    load: async () => (await import('../recipes/plan-fit.ts')).default,
+  },
+  'bench attention': {
+    summary: 'attention by tiles beside the vanilla form: time, FLOPs and memory traffic over the length',
+    load: async () => (await import('../recipes/bench-attention.ts')).default,
+  },
+  'bench precision': {
+    summary: 'show how large the numbers of a training step are, and what f16 and fp8 would lose of them',
+    load: async () => (await import('../recipes/bench-precision.ts')).default,
+  },
+  sweep: {
+    summary: 'train a grid of small models for a budget and say what to train next',
+    load: async () => (await import('../recipes/sweep.ts')).default,
+  },
   'bench step': {
     summary: 'time training steps on this machine, kernel by kernel',
     load: async () => (await import('../recipes/bench-step.ts')).default,
+  },
+  card: {
+    summary: 'write the model card of a run: data, compute, energy, carbon, evaluation, licence',
+    load: async () => (await import('../recipes/card.ts')).default,
+  },
+  numbers: {
+    summary: 'show a number in fp64 to nf4, bit by bit, and what is stored in its place',
+    load: async () => (await import('../recipes/numbers.ts')).default,
   },
   schema: {
     summary: "print the JSON schema of a verb's options, for your editor",

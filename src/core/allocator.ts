@@ -141,6 +141,11 @@ export function emptyTensor(
   return new Tensor(shape, dtype, storage)
 }
 
+/** A tensor without memory, for numbers that exist in fp8 only (Tensor.fp8). */
+export function virtualTensor(device: Device, shape: readonly number[]): Tensor {
+  return new Tensor(shape, device.floatDtype, new Storage(device, 0))
+}
+
 /** A new tensor with the given values, in memory of its own (it outlives the current scope). */
 export function tensorFrom(
   device: Device,

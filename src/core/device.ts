@@ -2,6 +2,7 @@
 // to one kind of hardware; nothing above this file knows which one it is talking to.
 import type { DecodePlan, DecodeStep } from './decode-plan.ts'
 import type { Dtype, HostArray } from './dtype.ts'
+import type { Fp8Kernels } from './fp8.ts'
 import type { Kernels } from './kernels.ts'
 import type { Tensor } from './tensor.ts'
 
@@ -31,6 +32,8 @@ export interface Device {
   /** `cpu`, `reference`, `meta`, `cuda:0`. */
   readonly name: string
   readonly kernels: Kernels
+  /** Products of 8-bit floats, where the device was asked to train with them. */
+  readonly fp8?: Fp8Kernels | undefined
   /** dtype of activations and of the parameters that ops read: `f32` on the CPU, `f64` in the reference, often `bf16` on a GPU. */
   readonly floatDtype: Dtype
   /** dtype of what optimizers work on: weights, their gradients and states. Where it is wider than floatDtype, ops read working copies. */
@@ -55,6 +58,10 @@ export interface Device {
   ownMemory?(): DeviceMemory
   /** May time several ways to do what has been done so far, and fixes the fastest. Later results may differ in last bits. */
   settle?(): void
+  /** How calls are computed that could be computed in several ways, by call, as far as that is fixed: part of what decides a run's bits. */
+  choices?(): Readonly<Record<string, string>>
+  /** How such a call will be computed here; undefined where that is not fixed yet. */
+  choiceOf?(call: string): string | undefined
   /**
    * Notes the kernel calls of `body`, without running them, to be run again as they are: same memory, same arguments.
    * `body` must have run once before, and may not write, read or allocate. Absent where calls cost nothing to make.

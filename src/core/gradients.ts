@@ -3,11 +3,13 @@
 // and v of a fused qkv) fill it piece by piece. Parameter gradients live elsewhere (core/parameter.ts).
 import { emptyTensor } from './allocator.ts'
 import type { Kernels } from './kernels.ts'
+import type { TapeEntry } from './op.ts'
 import { gradientTarget, Parameter } from './parameter.ts'
 import { Tensor } from './tensor.ts'
 
 interface State {
   readonly gradient: Tensor
+  contributions: number
   /** Column ranges already written, or 'all'. */
   written: 'all' | [number, number][]
 }
@@ -15,9 +17,14 @@ interface State {
 export class Gradients {
   readonly #states = new Map<Tensor, State>()
   readonly #needs: (tensor: Tensor) => boolean
+  readonly #usesOf: (tensor: Tensor) => number
+  /** Tensors whose gradient has been summed over rows already, into that of the bias that made them. */
+  readonly #summed = new Set<Tensor>()
 
-  constructor(needs: (tensor: Tensor) => boolean) {
+  /** @param usesOf  how many contributions the gradient of a tensor gets at most; with 0 nothing is known of it */
+  constructor(needs: (tensor: Tensor) => boolean, usesOf: (tensor: Tensor) => number = () => 0) {
     this.#needs = needs
+    this.#usesOf = usesOf
   }
 
   /** Whether anything upstream of this tensor (or the tensor itself) wants a gradient. */
@@ -66,7 +73,11 @@ export class Gradients {
   pass(tensor: Tensor, gradient: Tensor): void {
     const root = tensor.base ?? tensor
     if (!(root instanceof Parameter) && !this.#states.has(root) && tensor.size === root.size) {
-      this.#states.set(root, { gradient: root === tensor ? gradient : gradient.reshape(...root.shape), written: 'all' })
+      this.#states.set(root, {
+        gradient: root === tensor ? gradient : gradient.reshape(...root.shape),
+        contributions: 1,
+        written: 'all',
+      })
       return
     }
     const { gradient: own, accumulate } = this.#claim(tensor)
@@ -82,6 +93,26 @@ export class Gradients {
     })
   }
 
+  /**
+   * For a kernel that makes the last contribution to the gradient of `x` and can sum it over rows at the same time: where
+   * these sums go if they are the gradient of a trained bias (Op.biasOfOut). They then count as made.
+   */
+  claimRowSums(x: Tensor): { gradient: Tensor; accumulate: boolean } | undefined {
+    const producer = x.producer as TapeEntry | undefined
+    const name = producer?.op.biasOfOut
+    if (producer === undefined || name === undefined || producer.outputs.out !== x) return undefined
+    const bias = producer.inputs[name]
+    if (!(bias instanceof Parameter) || !bias.requiresGrad) return undefined
+    if ((this.#states.get(x)?.contributions ?? 0) + 1 !== this.#usesOf(x)) return undefined
+    this.#summed.add(x)
+    return gradientTarget(bias)
+  }
+
+  /** Whether the gradient of the bias that made `out` has been made along with that of `out`. */
+  hasRowSums(out: Tensor): boolean {
+    return this.#summed.has(out)
+  }
+
   /** Forgets a gradient that has been consumed. */
   drop(tensor: Tensor): void {
     this.#states.delete(tensor.base ?? tensor)
@@ -92,9 +123,10 @@ export class Gradients {
     if (root instanceof Parameter) return claimParameter(tensor, root)
     let state = this.#states.get(root)
     if (state === undefined) {
-      state = { gradient: emptyTensor(root.device, root.shape, root.dtype, 'gradient'), written: [] }
+      state = { gradient: emptyTensor(root.device, root.shape, root.dtype, 'gradient'), contributions: 0, written: [] }
       this.#states.set(root, state)
     }
+    state.contributions++
     const gradient = viewLike(tensor, state.gradient)
     if (state.written === 'all') return { gradient, accumulate: true }
     if (tensor.size === root.size) {

@@ -29,6 +29,8 @@ export interface MatmulOptions {
   sumOfA?: Tensor
   /** [N] (+)= sum over the rows of B, which is stored [K, N]. */
   sumOfB?: Tensor
+  /** With geluBackward: sums [N] (+)= sum over the rows of out, the gradient of the bias before the activation. */
+  sumOfOut?: { sums: Tensor; accumulate: boolean }
 }
 
 export interface RopeOptions {
@@ -51,6 +53,10 @@ export interface AttentionOptions {
   window: number
   /** [B, Tk] i32: first position of the document that position i belongs to (needs Tq = Tk and isCausal). */
   docStart?: Tensor
+  /** Keeps scaled scores within (-softcap, softcap): softcap tanh(score / softcap); absent: as they are. */
+  softcap?: number
+  /** [Tq + Tk - 1, H], added to the (capped) score of query i and key j in head h: row j - i + Tq - 1, column h. */
+  bias?: Tensor
 }
 
 export type CachedAttentionOptions = Pick<AttentionOptions, 'numHeads' | 'numKeyValueHeads' | 'headDim' | 'scale'>
@@ -59,11 +65,21 @@ export interface AdamOptions {
   beta1: number
   beta2: number
   eps: number
-  /** Decoupled (AdamW): w -= lr * weightDecay * w. `coupled` adds weightDecay * w to the gradient (Adam). */
-  weightDecay: number
+  /** Weight decay is decoupled (AdamW): w -= lr * weightDecay * w; or coupled (Adam): weightDecay * w joins the gradient. */
   coupledDecay: boolean
   /** 'paper' = Kingma & Ba and PyTorch; 'notes' = the lecture slide (docs/optimizers.md). */
   convention: 'paper' | 'notes'
+}
+
+/** A flat range of weights that Adam updates; every tensor has the same size. */
+export interface AdamRange {
+  weight: Tensor
+  m: Tensor
+  v: Tensor
+  grad: Tensor
+  /** Where the device has floats narrower than weights: gets the new weights rounded. */
+  working?: Tensor | undefined
+  weightDecay: number
 }
 
 /** A Philox key and the first counter: which random stream an element belongs to (core/random.ts). */
@@ -166,7 +182,7 @@ export interface Kernels {
     rstd: Tensor,
     accumulate: boolean,
   ): void
-  /** Both halves of the backward, as above. */
+  /** Both halves of the backward, as above; sums [D] (+)= sum over rows of dx as it then is. */
   layernormBackward(
     dx: Tensor,
     dWeight: Tensor,
@@ -177,6 +193,7 @@ export interface Kernels {
     mean: Tensor,
     rstd: Tensor,
     accumulate: { dx: boolean; dWeight: boolean; dBias: boolean },
+    sumOfDx?: { sums: Tensor; accumulate: boolean },
   ): void
 
   /**
@@ -194,14 +211,16 @@ export interface Kernels {
   geluBackward(dx: Tensor, dOut: Tensor, x: Tensor, approximate: 'none' | 'tanh'): void
 
   /**
-   * Exact softmax(scale q k^T) v by tiles with a running maximum and normaliser; never a Tq x Tk matrix.
+   * Exact softmax(scale q k^T) v by tiles with a running maximum and normaliser; never a Tq x Tk matrix. With softcap
+   * and bias the scores are softcap tanh(scale q k^T / softcap) + bias.
    * q, out [B, Tq, H*K]; k, v [B, Tk, G*K] (q, k, v, out may be column slices); lse f32 [B, H, Tq] =
-   * log of the sum of exponentials of the scaled scores. A query that sees no key gets out = 0, lse = -inf.
+   * log of the sum of exponentials of the scores. A query that sees no key gets out = 0, lse = -inf.
    */
   attention(out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): void
   /**
    * Recomputes the probabilities from lse. delta f32 [B, H, Tq] is workspace: rowsum(dOut * out).
    * dq, dk, dv (may be column slices) are overwritten; dk and dv are summed over the query heads of a group.
+   * dBias, of the options' bias, is overwritten where it is given: sums of score gradients over sequences and queries.
    */
   attentionBackward(
     dq: Tensor,
@@ -215,6 +234,7 @@ export interface Kernels {
     k: Tensor,
     v: Tensor,
     options: AttentionOptions,
+    dBias?: Tensor,
   ): void
 
   /**
@@ -233,25 +253,17 @@ export interface Kernels {
   /** out = mean + std * normal(Philox(key), counter start + i), the polynomial of core/random.ts bit for bit. */
   randomNormal(out: Tensor, key: RandomKey, start: number, mean: number, std: number): void
 
-  /** scalars[gradSumOfSquares] (+)= sum of x^2, in f64. */
-  sumOfSquares(scalars: Tensor, x: Tensor, accumulate: boolean): void
+  /** scalars[gradSumOfSquares] = sum of the squares of all xs, in f64. */
+  sumOfSquares(scalars: Tensor, xs: readonly Tensor[]): void
   /** gradNorm (of the gradients / gradScale), clipFactor (min(1, maxNorm / norm) / gradScale) and isFinite; maxNorm 0 clips nothing. */
   clipFactor(scalars: Tensor, maxNorm: number): void
   /** gradScale for the next step, from whether this one was finite. */
   updateLossScale(scalars: Tensor, options: LossScaleOptions): void
   /**
-   * Adam or AdamW over a flat range; reads lr, bias corrections, clipFactor and isFinite from scalars. In this and the
+   * Adam or AdamW over flat ranges; reads lr, bias corrections, clipFactor and isFinite from scalars. In this and the
    * other updates `working`, where the device has floats narrower than weights, gets the new weights rounded.
    */
-  adam(
-    weight: Tensor,
-    m: Tensor,
-    v: Tensor,
-    grad: Tensor,
-    scalars: Tensor,
-    options: AdamOptions,
-    working?: Tensor,
-  ): void
+  adam(ranges: readonly AdamRange[], scalars: Tensor, options: AdamOptions): void
   /** v = momentum * v + g; w -= lr * (nesterov ? g + momentum * v : v); decoupled decay. */
   sgd(
     weight: Tensor,

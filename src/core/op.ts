@@ -7,8 +7,11 @@ import type { Tensor } from './tensor.ts'
 
 export type NamedTensors = Record<string, Tensor | undefined>
 
-/** An output to allocate, or one that lives in the memory of an input (an in-place op). */
-export type OutputSpec = { shape: readonly number[]; dtype?: Dtype } | { inPlaceOf: Tensor }
+/**
+ * An output to allocate, or one that lives in the memory of an input (an in-place op). `isVirtual`: without memory, because
+ * the forward makes its numbers in fp8 only (Tensor.fp8).
+ */
+export type OutputSpec = { shape: readonly number[]; dtype?: Dtype; isVirtual?: boolean } | { inPlaceOf: Tensor }
 
 /** Floating-point operations and bytes of device memory moved (each input read once, each output written once). */
 export interface Cost {
@@ -36,8 +39,12 @@ export interface Op<I extends NamedTensors, O extends NamedTensors, A> {
   readonly id: string
   /** Inputs that may be column slices; the others must be contiguous. */
   readonly sliceable?: readonly (keyof I)[]
+  /** Inputs that may exist in fp8 only. */
+  readonly takesFp8?: readonly (keyof I)[]
   /** Inputs whose gradients are made as a parameter's (`backwardWeight`): to be trained they must be whole Parameters. */
   readonly weights?: readonly (keyof I)[]
+  /** The input whose gradient is the sum over rows of the gradient of the output `out`: a bias that is added last. */
+  readonly biasOfOut?: keyof I
   /** What to allocate; an output may be absent for some attributes. */
   outputs(inputs: I, attributes: A): { [K in keyof O]?: OutputSpec }
   forward(kernels: Kernels, inputs: I, outputs: O, attributes: A): void

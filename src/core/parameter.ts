@@ -4,6 +4,7 @@
 import type { Device, DeviceBuffer } from './device.ts'
 import type { Dtype } from './dtype.ts'
 import { DeviceError } from './errors.ts'
+import type { Fp8Weight } from './fp8.ts'
 import { Storage, sizeOf, Tensor } from './tensor.ts'
 
 /** How a parameter starts: zeros, ones, or normal with mean 0 and this standard deviation. */
@@ -55,6 +56,8 @@ export class Parameter extends Tensor {
   requiresGrad = true
   /** The values in full precision, which are initialised, updated and saved, where ops read a narrower copy. */
   master: Tensor | undefined
+  /** What its products in fp8 are made of, where they are made so (train/fp8.ts). */
+  fp8Form: Fp8Weight | undefined
   /** Gradient of the same shape, in the arena's flat gradient buffer; made by the optimizer. */
   gradient: Tensor | undefined
   /** False at the start of a step: the first contribution overwrites, later ones add. */
@@ -80,6 +83,7 @@ export class Parameter extends Tensor {
   /** Rounds the master into the values that ops read; needed after every change of it but an optimizer's. */
   refresh(): void {
     if (this.master !== undefined) this.device.kernels.copy(this, this.master)
+    if (this.fp8Form !== undefined) this.fp8Form.isStale = true
   }
 
   /** Full names of the parts, camelCase, with that path. */

@@ -4,7 +4,15 @@
 //
 // Recomputation is a property of a block: entries dropped by its policy lose their outputs after the forward and
 // are run again, from the same inputs and random keys, when a backward asks for what they made.
-import { type Allocator, bindMemory, emptyTensor, GrowingArena, popAllocator, pushAllocator } from './allocator.ts'
+import {
+  type Allocator,
+  bindMemory,
+  emptyTensor,
+  GrowingArena,
+  popAllocator,
+  pushAllocator,
+  virtualTensor,
+} from './allocator.ts'
 import type { Device } from './device.ts'
 import { invariant, ShapeError } from './errors.ts'
 import { Gradients } from './gradients.ts'
@@ -15,8 +23,15 @@ import { show, Tensor } from './tensor.ts'
 /** What a block forgets between forward and backward: nothing, the cheap ops, or everything inside it. */
 export type Recompute = 'none' | 'selective' | 'full'
 
-/** Told about every op that runs; the planner counts FLOPs and bytes with it. */
-export type OpObserver = (entry: TapeEntry, phase: 'forward' | 'backwardInput' | 'backwardWeight') => void
+/**
+ * Told about every op that runs: the planner counts FLOPs and bytes with it. In a backward the gradients of the op's
+ * outputs can still be seen.
+ */
+export type OpObserver = (
+  entry: TapeEntry,
+  phase: 'forward' | 'backwardInput' | 'backwardWeight',
+  gradients?: Gradients,
+) => void
 
 const tapes: Tape[] = []
 const idleArenas = new WeakMap<Device, GrowingArena[]>()
@@ -39,6 +54,8 @@ export class Tape implements Disposable {
   readonly #onOp: OpObserver | undefined
   readonly #isRecording: boolean
   readonly #watched = new Set<Tensor>()
+  /** How many inputs of recorded ops are a tensor or views of it: as many contributions its gradient may get. */
+  readonly #uses = new Map<Tensor, number>()
   #blockStart = -1
   #isActive = false
 
@@ -75,6 +92,7 @@ export class Tape implements Disposable {
   [Symbol.dispose](): void {
     if (this.#isActive) this.suspend()
     this.#entries.length = 0
+    this.#uses.clear()
     if (this.#ownArena !== undefined) {
       this.#ownArena.reset()
       const idle = idleArenas.get(this.device)
@@ -101,6 +119,10 @@ export class Tape implements Disposable {
     const needs = Object.values(entry.inputs).some((t) => t !== undefined && this.needsGradient(t.base ?? t))
     if (!needs) return
     for (const output of Object.values(entry.outputs)) if (output !== undefined) output.producer = entry
+    for (const input of Object.values(entry.inputs)) {
+      const root = input?.base ?? input
+      if (root !== undefined) this.#uses.set(root, (this.#uses.get(root) ?? 0) + 1)
+    }
     this.#entries.push(entry)
   }
 
@@ -138,7 +160,7 @@ export class Tape implements Disposable {
    */
   backward(output: Tensor, dOutput?: Tensor): Gradients {
     invariant(this.#isActive, 'backward needs the tape to be current')
-    const gradients = new Gradients(this.needsGradient)
+    const gradients = new Gradients(this.needsGradient, (tensor) => this.#uses.get(tensor) ?? 0)
     invariant((output.base ?? output).producer !== undefined, 'backward needs an output that was recorded on this tape')
     if (dOutput !== undefined) gradients.pass(output, dOutput)
     const root = (output.base ?? output).producer
@@ -159,19 +181,19 @@ export class Tape implements Disposable {
       this.#bringBack(entry, op.savedForWeight)
       this.#bringBack(entry, op.savedForInput)
       op.backward(entry, gradients)
-      this.#onOp?.(entry, 'backwardWeight')
-      this.#onOp?.(entry, 'backwardInput')
+      this.#onOp?.(entry, 'backwardWeight', gradients)
+      this.#onOp?.(entry, 'backwardInput', gradients)
       return
     }
     if (isWeightWanted) {
       this.#bringBack(entry, op.savedForWeight)
       op.backwardWeight?.(entry, gradients)
-      this.#onOp?.(entry, 'backwardWeight')
+      this.#onOp?.(entry, 'backwardWeight', gradients)
     }
     if (isInputWanted) {
       this.#bringBack(entry, op.savedForInput)
       op.backwardInput(entry, gradients)
-      this.#onOp?.(entry, 'backwardInput')
+      this.#onOp?.(entry, 'backwardInput', gradients)
     }
   }
 
@@ -194,7 +216,8 @@ export class Tape implements Disposable {
     const specs = entry.op.outputs(entry.inputs, entry.attributes)
     for (const [name, output] of Object.entries(entry.outputs)) {
       const spec: OutputSpec | undefined = specs[name]
-      if (output !== undefined && spec !== undefined && 'shape' in spec) bindMemory(output.storage, 'activation')
+      if (output !== undefined && spec !== undefined && 'shape' in spec && !spec.isVirtual)
+        bindMemory(output.storage, 'activation')
     }
     entry.op.forward(this.device.kernels, entry.inputs, entry.outputs, entry.attributes)
     this.#onOp?.(entry, 'forward')
@@ -246,7 +269,9 @@ export function apply<I extends NamedTensors, O extends NamedTensors, A>(
     const spec = specs[name]!
     outputs[name] =
       'shape' in spec
-        ? emptyTensor(device, spec.shape, spec.dtype ?? device.floatDtype)
+        ? spec.isVirtual
+          ? virtualTensor(device, spec.shape)
+          : emptyTensor(device, spec.shape, spec.dtype ?? device.floatDtype)
         : new Tensor(spec.inPlaceOf.shape, spec.inPlaceOf.dtype, spec.inPlaceOf.storage, {
             offset: spec.inPlaceOf.offset,
             rowStride: spec.inPlaceOf.rowStride,
@@ -273,6 +298,7 @@ function checkInputs<I extends NamedTensors, O extends NamedTensors, A>(
         `${op.id}: ${name} must be contiguous, got a column slice ${show(tensor.shape)} of rows of ${tensor.rowStride}`,
       )
     }
+    invariant(tensor.fp8 === undefined || op.takesFp8?.includes(name), `${op.id}: ${name} exists in fp8 only`)
     if (tensor instanceof Parameter || !op.weights?.includes(name)) continue
     if (tape?.isRecording && tape.needsGradient(tensor.base ?? tensor)) {
       throw new ShapeError(

@@ -5,6 +5,7 @@
 import type { Device, DeviceBuffer } from './device.ts'
 import type { Dtype } from './dtype.ts'
 import { invariant, ShapeError } from './errors.ts'
+import type { Fp8Matrix } from './fp8.ts'
 
 /** A slot of device memory: `bytes` at `byteOffset` of a buffer. Bound when memory is assigned to it. */
 export class Storage {
@@ -47,6 +48,8 @@ export class Tensor {
   storage: Storage
   /** The tape entry that made this tensor, set while a tape records. Typed loosely: the tape owns the type. */
   producer: object | undefined
+  /** Set where these numbers exist in fp8 only: then the tensor has a shape and a gradient, but no memory. */
+  fp8: Fp8Matrix | undefined
 
   constructor(
     shape: readonly number[],

@@ -86,9 +86,9 @@ class Gpt2Layer {
 
   forward(h: Tensor, layer: number, inputs: DecoderInputs): Tensor {
     const { attn, mlp } = this
-    const mixed = attn.mix(this.ln1.forward(h), layer, inputs)
+    const mixed = attn.mix(this.ln1.forward(h, attn.cAttn), layer, inputs)
     const h1 = addBranch((r) => attn.cProj.forward(mixed, r), h, inputs.dropout, `h.${layer}.attention`, add)
-    const normed = this.ln2.forward(h1)
+    const normed = this.ln2.forward(h1, mlp.cFc)
     return addBranch((r) => mlp.forward(normed, r), h1, inputs.dropout, `h.${layer}.mlp`, add)
   }
 }

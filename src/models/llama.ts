@@ -84,7 +84,8 @@ class LlamaMlp {
 
   /** Everything up to the down projection, which the layer adds to the residual stream. */
   activate(x: Tensor): Tensor {
-    return swiglu(this.gateUpProj.forward(x))
+    const { gateUpProj, downProj } = this
+    return swiglu(gateUpProj.forward(x), { from: gateUpProj.weight, to: downProj.weight })
   }
 }
 
@@ -103,9 +104,9 @@ class LlamaLayer {
 
   forward(h: Tensor, layer: number, rotary: RotaryEmbedding, inputs: DecoderInputs): Tensor {
     const { selfAttn, mlp } = this
-    const mixed = selfAttn.mix(this.inputLayernorm.forward(h), layer, rotary, inputs)
+    const mixed = selfAttn.mix(this.inputLayernorm.forward(h, selfAttn.qkvProj), layer, rotary, inputs)
     const h1 = addBranch((r) => selfAttn.oProj.forward(mixed, r), h, inputs.dropout, `layers.${layer}.attention`, add)
-    const activated = mlp.activate(this.postAttentionLayernorm.forward(h1))
+    const activated = mlp.activate(this.postAttentionLayernorm.forward(h1, mlp.gateUpProj))
     return addBranch((r) => mlp.downProj.forward(activated, r), h1, inputs.dropout, `layers.${layer}.mlp`, add)
   }
 }

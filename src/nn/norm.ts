@@ -3,6 +3,7 @@ import { Parameter } from '../core/parameter.ts'
 import type { Tensor } from '../core/tensor.ts'
 import { layernorm } from '../ops/layernorm.ts'
 import { rmsnorm } from '../ops/rmsnorm.ts'
+import type { Linear } from './linear.ts'
 
 export class RmsNorm {
   readonly weight: Parameter
@@ -13,8 +14,9 @@ export class RmsNorm {
     this.#eps = eps
   }
 
-  forward(x: Tensor): Tensor {
-    return rmsnorm(x, this.weight, this.#eps)
+  /** @param to  the linear that alone will read the result, if there is one */
+  forward(x: Tensor, to?: Linear): Tensor {
+    return rmsnorm(x, this.weight, this.#eps, to?.weight)
   }
 }
 
@@ -29,7 +31,8 @@ export class LayerNorm {
     this.#eps = eps
   }
 
-  forward(x: Tensor): Tensor {
-    return layernorm(x, this.weight, this.bias, this.#eps)
+  /** @param to  the linear that alone will read the result, if there is one */
+  forward(x: Tensor, to?: Linear): Tensor {
+    return layernorm(x, this.weight, this.bias, this.#eps, to?.weight)
   }
 }

@@ -1,5 +1,6 @@
 // attention: exact softmax attention by tiles with a running maximum and normaliser; the score matrix never exists.
-// Causal, bidirectional, cross, grouped-query, sliding window and packed documents are attributes of one op.
+// Causal, bidirectional, cross, grouped-query, sliding window, packed documents, soft-capped scores and a bias by relative
+// position are attributes of one op.
 import { emptyTensor } from '../core/allocator.ts'
 import { ShapeError } from '../core/errors.ts'
 import type { AttentionOptions } from '../core/kernels.ts'
@@ -8,12 +9,12 @@ import { apply } from '../core/tape.ts'
 import { expectShape, show, type Tensor } from '../core/tensor.ts'
 import { cost, NO_COST } from './common.ts'
 
-type Inputs = { q: Tensor; k: Tensor; v: Tensor; docStart: Tensor | undefined }
+type Inputs = { q: Tensor; k: Tensor; v: Tensor; docStart: Tensor | undefined; bias: Tensor | undefined }
 type Outputs = { out: Tensor; lse: Tensor }
-type Attributes = Omit<AttentionOptions, 'docStart'>
+type Attributes = Omit<AttentionOptions, 'docStart' | 'bias'>
 
-function options({ docStart }: Inputs, attributes: Attributes): AttentionOptions {
-  return docStart === undefined ? attributes : { ...attributes, docStart }
+function options({ docStart, bias }: Inputs, attributes: Attributes): AttentionOptions {
+  return { ...attributes, ...(docStart && { docStart }), ...(bias && { bias }) }
 }
 
 /** Query-key pairs that the mask allows, without documents (which only remove some). */
@@ -36,49 +37,44 @@ export const attentionOp: Op<Inputs, Outputs, Attributes> = {
   }),
   forward: (kernels, inputs, { out, lse }, attributes) =>
     kernels.attention(out, lse, inputs.q, inputs.k, inputs.v, options(inputs, attributes)),
-  savedForInput: ['q', 'k', 'v', 'docStart', 'out', 'lse'],
+  savedForInput: ['q', 'k', 'v', 'docStart', 'bias', 'out', 'lse'],
   savedForWeight: [],
   backwardInput({ inputs, outputs, attributes }, gradients) {
-    const { q, k, v } = inputs
+    const { q, k, v, bias } = inputs
     const { kernels } = q.device
-    const dOut = gradients.of(outputs.out)
-    const delta = emptyTensor(q.device, outputs.lse.shape, outputs.lse.dtype, 'workspace')
-    gradients.overwrite(q, (dq) =>
-      gradients.overwrite(k, (dk) =>
-        gradients.overwrite(v, (dv) =>
-          kernels.attentionBackward(
-            dq,
-            dk,
-            dv,
-            delta,
-            dOut,
-            outputs.out,
-            outputs.lse,
-            q,
-            k,
-            v,
-            options(inputs, attributes),
+    const { out, lse } = outputs
+    const dOut = gradients.of(out)
+    const delta = emptyTensor(q.device, lse.shape, lse.dtype, 'workspace')
+    const all = options(inputs, attributes)
+    const write = (dBias?: Tensor): void =>
+      gradients.overwrite(q, (dq) =>
+        gradients.overwrite(k, (dk) =>
+          gradients.overwrite(v, (dv) =>
+            kernels.attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, all, dBias),
           ),
         ),
-      ),
-    )
+      )
+    if (gradients.needs(bias)) gradients.overwrite(bias, write)
+    else write()
   },
   isCheap: false,
-  cost({ q, k, v }, { numHeads, headDim, isCausal, window }) {
+  cost({ q, k, v, bias }, { numHeads, headDim, isCausal, window }) {
     const [batch, queries] = q.shape as [number, number]
     const pairs = batch * numHeads * visiblePairs(queries, k.shape[1]!, isCausal, window)
+    // Of the products; what is done to each score (softmax, cap, bias) is a few operations beside 4 headDim.
     return {
-      forward: cost(4 * pairs * headDim, q, k, v, q),
+      forward: cost(4 * pairs * headDim, q, k, v, q, bias),
       // Scores again, then dP, dV, dQ, dK: five products instead of two.
-      backwardInput: cost(10 * pairs * headDim, q, k, v, q, q, k, v, q),
+      backwardInput: cost(10 * pairs * headDim, q, k, v, q, q, k, v, q, bias, bias),
       backwardWeight: NO_COST,
     }
   },
 }
 
 /**
- * out_i = sum_j softmax_j(scale q_i.k_j) v_j over the keys j that query i may see.
- * Saves `lse` [B, H, Tq] (log-sum-exp of the scaled scores); the backward recomputes the probabilities from it.
+ * out_i = sum_j softmax_j(s_ij) v_j over the keys j that query i may see, s_ij = scale q_i.k_j, or with the options
+ * softcap tanh(scale q_i.k_j / softcap) + bias.
+ * Saves `lse` [B, H, Tq] (log-sum-exp of the scores); the backward recomputes the probabilities from it.
  * @param q  [B, Tq, H*K] float; q, k and v may be column slices of one fused projection
  * @param k  [B, Tk, G*K], G divides H: query head h reads key head floor(h * G / H)
  * @param v  [B, Tk, G*K]
@@ -86,9 +82,13 @@ export const attentionOp: Op<Inputs, Outputs, Attributes> = {
  * @param options.window     sliding window in tokens, 0 for none
  * @param options.docStart   [B, T] i32: index of the first position of each position's document (packing)
  * @param options.scale      default 1 / sqrt(K)
+ * @param options.softcap    keeps scores within (-softcap, softcap) before bias and mask; default none
+ * @param options.bias       [Tq + Tk - 1, H] float, by relative position: row j - i + Tq - 1 is added to the scores of
+ *   query i and key j. T5's is an `embedding` of the bucket of each position; a constant tensor makes ALiBi.
  * @returns  [B, Tq, H*K]; a query that sees nothing gets zeros
- * @throws ShapeError if heads and widths do not fit
- * @see Dao 2023, arXiv:2307.08691 (FlashAttention-2); Ainslie et al. 2023, arXiv:2305.13245 (grouped queries)
+ * @throws ShapeError if heads and widths do not fit, or softcap is not positive
+ * @see Dao 2023, arXiv:2307.08691 (FlashAttention-2); Ainslie et al. 2023, arXiv:2305.13245 (grouped queries);
+ *   Gemma Team 2024, arXiv:2408.00118 (soft cap); Raffel et al. 2020, arXiv:1910.10683 (relative bias)
  */
 export function attention(
   q: Tensor,
@@ -101,6 +101,8 @@ export function attention(
     window?: number
     docStart?: Tensor | undefined
     scale?: number
+    softcap?: number | undefined
+    bias?: Tensor | undefined
   },
 ): Tensor {
   const { numHeads, numKeyValueHeads = options.numHeads } = options
@@ -126,11 +128,19 @@ export function attention(
     }
   }
   if (window > 0 && !isCausal) throw new ShapeError('attention: a sliding window needs causal attention')
+  const { softcap, bias } = options
+  if (softcap !== undefined && !(softcap > 0 && Number.isFinite(softcap))) {
+    throw new ShapeError(`attention: softcap must be a positive number, got ${softcap}: leave it out for none`)
+  }
+  if (bias !== undefined) {
+    const because = 'a row for each relative position and a column for each head'
+    expectShape('attention', 'bias', bias, [queries + keys - 1, numHeads], because)
+  }
   const scale = options.scale ?? 1 / Math.sqrt(headDim)
   return apply(
     attentionOp,
     q.device,
-    { q, k, v, docStart: options.docStart },
-    { numHeads, numKeyValueHeads, headDim, scale, isCausal, window },
+    { q, k, v, docStart: options.docStart, bias },
+    { numHeads, numKeyValueHeads, headDim, scale, isCausal, window, ...(softcap !== undefined && { softcap }) },
   ).out
 }

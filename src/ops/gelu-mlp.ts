@@ -3,14 +3,16 @@
 import { emptyTensor } from '../core/allocator.ts'
 import { ShapeError } from '../core/errors.ts'
 import type { Gradients } from '../core/gradients.ts'
-import type { Kernels } from '../core/kernels.ts'
+import type { Kernels, MatmulOptions } from '../core/kernels.ts'
 import type { Op, TapeEntry } from '../core/op.ts'
 import { apply, currentTape } from '../core/tape.ts'
 import { expectShape, type Tensor } from '../core/tensor.ts'
-import { cost, expectColumns } from './common.ts'
+import { cost, expectColumns, intoParameter } from './common.ts'
+import { fp8Of } from './fp8.ts'
+import { geluMlpFp8 } from './gelu-mlp-fp8.ts'
 import { weightAndBiasGradients } from './linear.ts'
 
-type Inputs = {
+export type GeluMlpInputs = {
   x: Tensor
   weight1: Tensor
   bias1: Tensor
@@ -23,17 +25,21 @@ type Attributes = {
   /** Whether gelu(x W1 + b1) is kept for the backward; else it is made again from what went into it. */
   keepsActivated: boolean
 }
-type Entry = TapeEntry<Inputs, Outputs, Attributes>
+type Entry = TapeEntry<GeluMlpInputs, Outputs, Attributes>
 
-function kernelsOf({ x }: Inputs): Kernels {
+function kernelsOf({ x }: GeluMlpInputs): Kernels {
   return x.device.kernels
 }
 
-/** d(x W1 + b1), which both halves of the backward start from. */
-function preActivationGradient({ inputs, outputs }: Entry, dOut: Tensor): Tensor {
+/** d(x W1 + b1), which both halves of the backward start from; its sums over rows go to `bias1` where that is given. */
+function preActivationGradient({ inputs, outputs }: Entry, dOut: Tensor, bias1?: Tensor): Tensor {
   const { preActivation } = outputs
   const dPre = emptyTensor(preActivation.device, preActivation.shape, preActivation.dtype, 'workspace')
-  kernelsOf(inputs).matmul(dPre, dOut, inputs.weight2, { transposeB: true, geluBackward: preActivation })
+  const options: MatmulOptions = { transposeB: true, geluBackward: preActivation }
+  intoParameter(bias1, (sums, accumulate) => {
+    options.sumOfOut = { sums, accumulate }
+  })
+  kernelsOf(inputs).matmul(dPre, dOut, inputs.weight2, options)
   return dPre
 }
 
@@ -44,22 +50,24 @@ function inputGradient({ inputs }: Entry, dPre: Tensor, gradients: Gradients): v
   )
 }
 
-function weightGradients({ inputs, outputs }: Entry, dOut: Tensor, dPre: Tensor): void {
-  const { x, weight1, bias1, weight2, bias2 } = inputs
+function weightGradients({ inputs, outputs }: Entry, dOut: Tensor, dPre: Tensor, gradients: Gradients): void {
+  const { x, weight1, weight2 } = inputs
+  const bias2 = gradients.hasRowSums(outputs.out) ? undefined : inputs.bias2
   weightAndBiasGradients(weight2, bias2, activatedOf(inputs, outputs), dOut, 'in-out')
-  weightAndBiasGradients(weight1, bias1, x, dPre, 'in-out')
+  weightAndBiasGradients(weight1, undefined, x, dPre, 'in-out')
 }
 
-function activatedOf(inputs: Inputs, { activated, preActivation }: Outputs): Tensor {
+function activatedOf(inputs: GeluMlpInputs, { activated, preActivation }: Outputs): Tensor {
   if (activated !== undefined) return activated
   const again = emptyTensor(preActivation.device, preActivation.shape, preActivation.dtype, 'workspace')
   kernelsOf(inputs).gelu(again, preActivation, 'tanh')
   return again
 }
 
-export const geluMlpOp: Op<Inputs, Outputs, Attributes> = {
+export const geluMlpOp: Op<GeluMlpInputs, Outputs, Attributes> = {
   id: 'geluMlp',
   weights: ['weight1', 'bias1', 'weight2', 'bias2'],
+  biasOfOut: 'bias2',
   outputs({ x, weight1, weight2 }, { keepsActivated }) {
     const hidden = { shape: [...x.shape.slice(0, -1), weight1.shape[1]!] }
     return {
@@ -83,12 +91,12 @@ export const geluMlpOp: Op<Inputs, Outputs, Attributes> = {
   },
   backwardWeight(entry, gradients) {
     const dOut = gradients.of(entry.outputs.out)
-    weightGradients(entry, dOut, preActivationGradient(entry, dOut))
+    weightGradients(entry, dOut, preActivationGradient(entry, dOut, entry.inputs.bias1), gradients)
   },
   backward(entry, gradients) {
     const dOut = gradients.of(entry.outputs.out)
-    const dPre = preActivationGradient(entry, dOut)
-    weightGradients(entry, dOut, dPre)
+    const dPre = preActivationGradient(entry, dOut, entry.inputs.bias1)
+    weightGradients(entry, dOut, dPre, gradients)
     inputGradient(entry, dPre, gradients)
     if (gradients.needs(entry.inputs.residual)) gradients.pass(entry.inputs.residual, dOut)
   },
@@ -151,6 +159,8 @@ export function geluMlp(
     bias2: down.bias,
     residual,
   }
+  const [fp8Up, fp8Down] = [fp8Of(up.weight, x), fp8Of(down.weight, x)]
+  if (fp8Up && fp8Down) return geluMlpFp8(inputs, { weight1: fp8Up, weight2: fp8Down })
   const keepsActivated = (currentTape()?.recompute ?? 'none') === 'none'
   return apply(geluMlpOp, x.device, inputs, { keepsActivated }).out
 }

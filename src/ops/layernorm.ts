@@ -1,14 +1,21 @@
 // layernorm: normalisation to mean 0 and variance 1 over the last dim, with weight and bias.
 import { emptyTensor } from '../core/allocator.ts'
+import type { Fp8Weight } from '../core/fp8.ts'
 import type { Op, OutputSpec } from '../core/op.ts'
 import { gradientTarget } from '../core/parameter.ts'
 import { apply } from '../core/tape.ts'
 import { expectShape, type Tensor } from '../core/tensor.ts'
 import { cost, intoParameter, isTrained } from './common.ts'
+import { castNormFp8, fp8OfNorm, savedColumnsSpec } from './fp8.ts'
 
 type Inputs = { x: Tensor; weight: Tensor; bias: Tensor }
-type Outputs = { out: Tensor; mean: Tensor; rstd: Tensor }
-type Attributes = { eps: number }
+/** columns: out in fp8, transposed, where it is made so. */
+type Outputs = { out: Tensor; mean: Tensor; rstd: Tensor; columns: Tensor | undefined }
+type Attributes = {
+  eps: number
+  /** The weight that alone reads the result, where products with it are in fp8: then so is the result. */
+  to: Fp8Weight | undefined
+}
 
 /** Memory for a gradient that the kernel makes and nobody wants. */
 function unwanted(parameter: Tensor): Tensor {
@@ -18,12 +25,17 @@ function unwanted(parameter: Tensor): Tensor {
 export const layernormOp: Op<Inputs, Outputs, Attributes> = {
   id: 'layernorm',
   weights: ['weight', 'bias'],
-  outputs: ({ x }) => {
+  outputs({ x }, { to }) {
     const statistic: OutputSpec = { shape: [x.rowCount], dtype: 'f32' }
-    return { out: { shape: x.shape }, mean: statistic, rstd: statistic }
+    const statistics = { mean: statistic, rstd: statistic }
+    if (to === undefined) return { out: { shape: x.shape }, ...statistics }
+    const [columns] = savedColumnsSpec(x.rowCount, x.columnCount, to)
+    return { out: { shape: x.shape, isVirtual: true }, ...statistics, columns }
   },
-  forward: (kernels, { x, weight, bias }, { out, mean, rstd }, { eps }) =>
-    kernels.layernorm(out, mean, rstd, x, weight, bias, eps),
+  forward(kernels, { x, weight, bias }, { out, mean, rstd, columns }, { eps, to }) {
+    if (to === undefined || columns === undefined) kernels.layernorm(out, mean, rstd, x, weight, bias, eps)
+    else out.fp8 = castNormFp8(x, columns, to, { weight, bias, mean, rstd, eps })
+  },
   savedForInput: ['x', 'weight', 'mean', 'rstd'],
   savedForWeight: ['x', 'mean', 'rstd'],
   backwardInput({ inputs, outputs }, gradients) {
@@ -53,6 +65,7 @@ export const layernormOp: Op<Inputs, Outputs, Attributes> = {
     const target = (parameter: Tensor) =>
       isTrained(parameter) ? gradientTarget(parameter) : { gradient: unwanted(parameter), accumulate: false }
     const [dWeight, dBias] = [target(weight), target(bias)]
+    const rowSums = gradients.claimRowSums(x)
     gradients.into(x, (dx, accumulate) =>
       x.device.kernels.layernormBackward(
         dx,
@@ -64,6 +77,7 @@ export const layernormOp: Op<Inputs, Outputs, Attributes> = {
         outputs.mean,
         outputs.rstd,
         { dx: accumulate, dWeight: dWeight.accumulate, dBias: dBias.accumulate },
+        rowSums && { sums: rowSums.gradient, accumulate: rowSums.accumulate },
       ),
     )
   },
@@ -83,12 +97,13 @@ export const layernormOp: Op<Inputs, Outputs, Attributes> = {
  * @param weight  [D]
  * @param bias    [D]
  * @param eps     added inside the root (GPT-2 1e-5)
+ * @param to      weight of the linear that alone will read the result: where its products are in fp8, so is the result
  * @returns       [.., D]
  * @throws ShapeError if weight or bias is not [D]
  * @see Ba, Kiros & Hinton 2016, arXiv:1607.06450
  */
-export function layernorm(x: Tensor, weight: Tensor, bias: Tensor, eps = 1e-5): Tensor {
+export function layernorm(x: Tensor, weight: Tensor, bias: Tensor, eps = 1e-5, to?: Tensor): Tensor {
   expectShape('layernorm', 'weight', weight, [x.columnCount], 'to match x')
   expectShape('layernorm', 'bias', bias, [x.columnCount], 'to match x')
-  return apply(layernormOp, x.device, { x, weight, bias }, { eps }).out
+  return apply(layernormOp, x.device, { x, weight, bias }, { eps, to: fp8OfNorm(to, x) }).out
 }

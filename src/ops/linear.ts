@@ -6,13 +6,14 @@ import { gradientTarget } from '../core/parameter.ts'
 import { apply } from '../core/tape.ts'
 import { expectShape, show, type Tensor } from '../core/tensor.ts'
 import { cost, expectColumns, intoParameter, isTrained } from './common.ts'
+import { fp8Of } from './fp8.ts'
+import { linearFp8 } from './linear-fp8.ts'
 
 type Inputs = { x: Tensor; weight: Tensor; bias: Tensor | undefined; residual: Tensor | undefined }
 type Outputs = { out: Tensor }
-type Attributes = {
-  /** How the weight is stored: [out, in] or [in, out]. */
-  layout: 'out-in' | 'in-out'
-}
+/** How the weight is stored: [out, in] or [in, out]. */
+export type Layout = 'out-in' | 'in-out'
+type Attributes = { layout: Layout }
 
 function outFeatures(weight: Tensor, layout: Attributes['layout']): number {
   return weight.shape[layout === 'out-in' ? 0 : 1]!
@@ -42,6 +43,7 @@ export const linearOp: Op<Inputs, Outputs, Attributes> = {
   id: 'linear',
   sliceable: ['x'],
   weights: ['weight', 'bias'],
+  biasOfOut: 'bias',
   outputs: ({ x, weight }, { layout }) => ({ out: { shape: [...x.shape.slice(0, -1), outFeatures(weight, layout)] } }),
   forward(kernels, { x, weight, bias, residual }, { out }, { layout }) {
     kernels.matmul(out, x, weight, {
@@ -65,7 +67,8 @@ export const linearOp: Op<Inputs, Outputs, Attributes> = {
     if (gradients.needs(residual)) gradients.pass(residual, dOut)
   },
   backwardWeight({ inputs, outputs, attributes }, gradients) {
-    const { x, weight, bias } = inputs
+    const { x, weight } = inputs
+    const bias = gradients.hasRowSums(outputs.out) ? undefined : inputs.bias
     weightAndBiasGradients(weight, bias, x, gradients.of(outputs.out), attributes.layout)
   },
   isCheap: false,
@@ -90,6 +93,7 @@ export const linearOp: Op<Inputs, Outputs, Attributes> = {
  * @param weight   [O, I], or [I, O] with layout 'in-out'
  * @param options.bias      [O]
  * @param options.residual  [.., O], added to the result (the residual stream)
+ * A weight that has an fp8 form (core/fp8.ts) is multiplied in it while a tape records.
  * @returns        [.., O]
  * @throws ShapeError if the widths do not fit
  */
@@ -107,5 +111,7 @@ export function linear(
     expectShape('linear', 'residual', options.residual, [...x.shape.slice(0, -1), features], 'to match the output')
   }
   const inputs = { x, weight, bias: options.bias, residual: options.residual }
+  const fp8 = fp8Of(weight, x)
+  if (fp8 !== undefined) return linearFp8(inputs, layout, fp8)
   return apply(linearOp, x.device, inputs, { layout }).out
 }

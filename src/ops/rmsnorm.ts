@@ -1,18 +1,36 @@
 // rmsnorm: root-mean-square normalisation over the last dim.
+import type { Fp8Weight } from '../core/fp8.ts'
 import type { Op } from '../core/op.ts'
 import { apply } from '../core/tape.ts'
 import { expectShape, type Tensor } from '../core/tensor.ts'
 import { cost, intoParameter } from './common.ts'
+import { castNormFp8, fp8OfNorm, savedColumnsSpec } from './fp8.ts'
 
 type Inputs = { x: Tensor; weight: Tensor }
-type Outputs = { out: Tensor; rstd: Tensor }
-type Attributes = { eps: number }
+/** columns: out in fp8, transposed, where it is made so. */
+type Outputs = { out: Tensor; rstd: Tensor; columns: Tensor | undefined }
+type Attributes = {
+  eps: number
+  /** The weight that alone reads the result, where products with it are in fp8: then so is the result. */
+  to: Fp8Weight | undefined
+}
 
 export const rmsnormOp: Op<Inputs, Outputs, Attributes> = {
   id: 'rmsnorm',
   weights: ['weight'],
-  outputs: ({ x }) => ({ out: { shape: x.shape }, rstd: { shape: [x.rowCount], dtype: 'f32' } }),
-  forward: (kernels, { x, weight }, { out, rstd }, { eps }) => kernels.rmsnorm(out, rstd, x, weight, eps),
+  outputs({ x }, { to }) {
+    const rstd = { shape: [x.rowCount], dtype: 'f32' } as const
+    if (to === undefined) return { out: { shape: x.shape }, rstd }
+    return {
+      out: { shape: x.shape, isVirtual: true },
+      rstd,
+      columns: savedColumnsSpec(x.rowCount, x.columnCount, to)[0],
+    }
+  },
+  forward(kernels, { x, weight }, { out, rstd, columns }, { eps, to }) {
+    if (to === undefined || columns === undefined) kernels.rmsnorm(out, rstd, x, weight, eps)
+    else out.fp8 = castNormFp8(x, columns, to, { weight, rstd, eps })
+  },
   savedForInput: ['x', 'weight', 'rstd'],
   savedForWeight: ['x', 'rstd'],
   backwardInput({ inputs, outputs }, gradients) {
@@ -55,11 +73,12 @@ export const rmsnormOp: Op<Inputs, Outputs, Attributes> = {
  * @param x       [.., D] float
  * @param weight  [D], same dtype as x
  * @param eps     added inside the root (Llama 1e-5, Qwen 1e-6)
+ * @param to      weight of the linear that alone will read the result: where its products are in fp8, so is the result
  * @returns       [.., D]
  * @throws ShapeError if weight is not [D]
  * @see Zhang & Sennrich 2019, arXiv:1910.07467
  */
-export function rmsnorm(x: Tensor, weight: Tensor, eps = 1e-6): Tensor {
+export function rmsnorm(x: Tensor, weight: Tensor, eps = 1e-6, to?: Tensor): Tensor {
   expectShape('rmsnorm', 'weight', weight, [x.columnCount], 'to match x')
-  return apply(rmsnormOp, x.device, { x, weight }, { eps }).out
+  return apply(rmsnormOp, x.device, { x, weight }, { eps, to: fp8OfNorm(to, x) }).out
 }

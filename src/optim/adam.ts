@@ -5,7 +5,8 @@
 // Kingma & Ba 2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101. docs/optimizers.md compares the
 // convention of the lecture notes ('notes') with the paper's, step by step.
 import { decayRanges, range } from '../core/arena.ts'
-import type { UpdateRule } from './optimizer.ts'
+import type { AdamRange } from '../core/kernels.ts'
+import type { ArenaState, UpdateRule } from './optimizer.ts'
 
 export interface AdamConfig {
   beta1?: number
@@ -29,26 +30,20 @@ export function adam(config: AdamConfig = {}): UpdateRule {
 function adamRule(name: string, config: AdamConfig, coupledDecay: boolean): UpdateRule {
   const { beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weightDecay = 0, convention = 'paper' } = config
   const options = { beta1, beta2, eps, coupledDecay, convention }
-  const decaying = { ...options, weightDecay }
-  const plain = { ...options, weightDecay: 0 }
+  const rangesOf = ({ arena, states }: ArenaState): AdamRange[] =>
+    decayRanges(arena).map(({ from, length, decays }) => ({
+      weight: range(arena.weights, from, length),
+      m: range(states.m!, from, length),
+      v: range(states.v!, from, length),
+      grad: range(arena.gradients!, from, length),
+      working: arena.working && range(arena.working, from, length),
+      weightDecay: decays ? weightDecay : 0,
+    }))
   return {
     name,
     stateNames: () => ['m', 'v'],
     slicingUnit: 'element',
     betas: [beta1, beta2],
-    update({ arena, states }, scalars) {
-      const { kernels } = scalars.device
-      for (const { from, length, decays } of decayRanges(arena)) {
-        kernels.adam(
-          range(arena.weights, from, length),
-          range(states.m!, from, length),
-          range(states.v!, from, length),
-          range(arena.gradients!, from, length),
-          scalars,
-          decays ? decaying : plain,
-          arena.working && range(arena.working, from, length),
-        )
-      }
-    },
+    update: (states, scalars) => scalars.device.kernels.adam(states.flatMap(rangesOf), scalars, options),
   }
 }

@@ -24,14 +24,15 @@ export function muon(config: AdamConfig & { momentum?: number; nesterov?: boolea
     stateNames: (arena) => (arena.key.optimizerKind === 'matrix' ? ['momentum'] : fallback.stateNames(arena)),
     slicingUnit: 'matrix',
     betas: fallback.betas,
-    update(state, scalars) {
-      if (state.arena.key.optimizerKind !== 'matrix') {
-        fallback.update(state, scalars)
-        return
+    update(all, scalars) {
+      const isMatrix = ({ arena }: ArenaState): boolean => arena.key.optimizerKind === 'matrix'
+      for (const state of all.filter(isMatrix)) {
+        for (const segment of state.arena.segments) {
+          inScope(scalars.device, () => updateMatrix(state, segment, scalars, { momentum, nesterov, weightDecay }))
+        }
       }
-      for (const segment of state.arena.segments) {
-        inScope(scalars.device, () => updateMatrix(state, segment, scalars, { momentum, nesterov, weightDecay }))
-      }
+      const others = all.filter((state) => !isMatrix(state))
+      if (others.length > 0) fallback.update(others, scalars)
     },
   }
 }

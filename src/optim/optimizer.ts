@@ -21,7 +21,8 @@ export interface UpdateRule {
   readonly slicingUnit: 'element' | 'matrix'
   /** Betas for the bias corrections, where there are any. */
   readonly betas: readonly [number, number]
-  update(state: ArenaState, scalars: Tensor): void
+  /** All arenas at once. */
+  update(states: readonly ArenaState[], scalars: Tensor): void
 }
 
 /** A step's numbers as the host knows them. */
@@ -45,7 +46,8 @@ export interface LossScaling {
 export interface StepNorm {
   readonly gradNorm: number
   readonly isFinite: boolean
-  /** For the next step. */
+  /** What the gradients of this step were multiplied by, and what those of the next will be. */
+  readonly usedGradScale: number
   readonly gradScale: number
   readonly skippedSteps: number
 }
@@ -57,6 +59,9 @@ export class Optimizer {
   /** f64, slots named by SCALAR; shared with the loss, which reads lossScale. */
   readonly scalars: Tensor
   readonly lossScaling: LossScaling | undefined
+  /** As far as the device has told: `lastNorm` asks it. */
+  #skippedSteps = 0
+  #gradScale: number
 
   /** Makes gradient buffers and zeroed states for every trainable arena. */
   constructor(arenas: readonly ParameterArena[], rule: UpdateRule, lossScaling?: LossScaling) {
@@ -67,7 +72,8 @@ export class Optimizer {
     const device = arenas[0]!.weights.device
     this.lossScaling = lossScaling
     const values = new Float64Array(SCALAR.count)
-    values[SCALAR.gradScale] = lossScaling?.initialScale ?? 1
+    this.#gradScale = lossScaling?.initialScale ?? 1
+    values[SCALAR.gradScale] = this.#gradScale
     values[SCALAR.hysteresisLeft] = lossScaling?.dynamic?.hysteresis ?? 0
     this.scalars = tensorFrom(device, [SCALAR.count], values, 'f64')
   }
@@ -89,24 +95,22 @@ export class Optimizer {
     this.update(settings.gradClip)
   }
 
-  /** Tells the device the numbers of this step; `update` follows. */
+  /** Tells the device the numbers of this step; `update` follows. Steps that were skipped moved no moments and correct none. */
   prepare({ lr, step }: StepSettings): void {
     const [beta1, beta2] = this.rule.betas
     const { device } = this.scalars
-    device.write(this.scalars.slice(SCALAR.lr, 3), [lr, 1 - beta1 ** step, 1 - beta2 ** step])
+    const moved = Math.max(1, step - this.#skippedSteps)
+    device.write(this.scalars.slice(SCALAR.lr, 3), [lr, 1 - beta1 ** moved, 1 - beta2 ** moved])
   }
 
   /** What `step` does on the device: kernel calls only, the same for every step. */
   update(gradClip: number): void {
     const { device } = this.scalars
-    let isFirst = true
-    for (const arena of this.arenas) {
-      zeroMissingGradients(arena)
-      device.kernels.sumOfSquares(this.scalars, arena.gradients!, !isFirst)
-      isFirst = false
-    }
+    for (const arena of this.arenas) zeroMissingGradients(arena)
+    const gradients = this.arenas.map((arena) => arena.gradients!)
+    device.kernels.sumOfSquares(this.scalars, gradients)
     device.kernels.clipFactor(this.scalars, gradClip)
-    for (const state of this.states) this.rule.update(state, this.scalars)
+    this.rule.update(this.states, this.scalars)
     if (this.lossScaling?.dynamic !== undefined) {
       device.kernels.updateLossScale(this.scalars, this.lossScaling.dynamic)
     }
@@ -119,6 +123,8 @@ export class Optimizer {
   }
 
   restoreScaling(values: readonly number[]): void {
+    this.#gradScale = values[0]!
+    this.#skippedSteps = values[SCALAR.skippedSteps - SCALAR.gradScale]!
     this.scalars.device.write(this.#scaling, values)
   }
 
@@ -126,10 +132,14 @@ export class Optimizer {
     return this.scalars.slice(SCALAR.gradScale, SCALAR.count - SCALAR.gradScale)
   }
 
-  /** What the device noted of the last step. */
+  /** What the device noted of the last step. Asked after every step, or steps that were skipped count as moved ones. */
   async lastNorm(): Promise<StepNorm> {
     const values = await this.scalars.device.read(this.scalars)
+    const usedGradScale = this.#gradScale
+    this.#gradScale = values[SCALAR.gradScale]!
+    this.#skippedSteps = values[SCALAR.skippedSteps]!
     return {
+      usedGradScale,
       gradNorm: values[SCALAR.gradNorm]!,
       isFinite: values[SCALAR.isFinite] === 1,
       gradScale: values[SCALAR.gradScale]!,

@@ -14,16 +14,18 @@ export function sgd(config: { momentum?: number; nesterov?: boolean; weightDecay
     stateNames: () => (momentum === 0 ? [] : ['velocity']),
     slicingUnit: 'element',
     betas: [0, 0],
-    update({ arena, states }, scalars) {
-      for (const { from, length, decays } of decayRanges(arena)) {
-        scalars.device.kernels.sgd(
-          range(arena.weights, from, length),
-          states.velocity && range(states.velocity, from, length),
-          range(arena.gradients!, from, length),
-          scalars,
-          { momentum, nesterov, weightDecay: decays ? weightDecay : 0 },
-          arena.working && range(arena.working, from, length),
-        )
+    update(all, scalars) {
+      for (const { arena, states } of all) {
+        for (const { from, length, decays } of decayRanges(arena)) {
+          scalars.device.kernels.sgd(
+            range(arena.weights, from, length),
+            states.velocity && range(states.velocity, from, length),
+            range(arena.gradients!, from, length),
+            scalars,
+            { momentum, nesterov, weightDecay: decays ? weightDecay : 0 },
+            arena.working && range(arena.working, from, length),
+          )
+        }
       }
     },
   }
@@ -42,16 +44,18 @@ export function lion(config: { beta1?: number; beta2?: number; weightDecay?: num
     stateNames: () => ['m'],
     slicingUnit: 'element',
     betas: [0, 0],
-    update({ arena, states }, scalars) {
-      for (const { from, length, decays } of decayRanges(arena)) {
-        scalars.device.kernels.lion(
-          range(arena.weights, from, length),
-          range(states.m!, from, length),
-          range(arena.gradients!, from, length),
-          scalars,
-          { beta1, beta2, weightDecay: decays ? weightDecay : 0 },
-          arena.working && range(arena.working, from, length),
-        )
+    update(all, scalars) {
+      for (const { arena, states } of all) {
+        for (const { from, length, decays } of decayRanges(arena)) {
+          scalars.device.kernels.lion(
+            range(arena.weights, from, length),
+            range(states.m!, from, length),
+            range(arena.gradients!, from, length),
+            scalars,
+            { beta1, beta2, weightDecay: decays ? weightDecay : 0 },
+            arena.working && range(arena.working, from, length),
+          )
+        }
       }
     },
   }

@@ -20,8 +20,12 @@ export const deviceFields = {
       describe: 'cpu, or an NVIDIA GPU: cuda, or cuda:1 for the second',
     },
   ),
-  precision: field(z.enum(['bf16', 'f16', 'f32']).default('bf16'), {
-    describe: 'cuda: element type of activations and of the weights that products read; masters and sums are f32',
+  precision: field(z.enum(['bf16', 'f16', 'f32', 'fp8']).default('bf16'), {
+    describe:
+      'cuda: element type of activations and of the weights that products read; masters and sums are f32; fp8: bf16, and products of the layers in 8 bits while training',
+  }),
+  fp8Scaling: field(z.enum(['tensor', 'row']).default('tensor'), {
+    describe: 'precision fp8: one scale a matrix, from the steps before, or one a row, from its numbers (slower)',
   }),
   attention: field(z.enum(['auto', 'own', 'mma', 'cudnn', 'simple']).default('auto'), {
     describe: 'cuda: attention kernels; auto takes the fastest, own leaves cuDNN out, mma are those of older cards',
@@ -35,7 +39,8 @@ export const deviceFields = {
 
 export interface DeviceChoice {
   device: string
-  precision: 'bf16' | 'f16' | 'f32'
+  precision: 'bf16' | 'f16' | 'f32' | 'fp8'
+  fp8Scaling: 'tensor' | 'row'
   attention: 'auto' | 'own' | 'mma' | 'cudnn' | 'simple'
   deterministic: boolean
   threads?: number | undefined
@@ -44,9 +49,27 @@ export interface DeviceChoice {
 
 type Environment = Readonly<Record<string, string | undefined>>
 
-/** @throws DeviceError when it cannot be opened, ConfigError for a name that is none */
+/** Options that say nothing to the device that was chosen, with their defaults. */
+const OF_CARDS = { precision: 'bf16', attention: 'auto', deterministic: true } as const
+const OF_CPUS = { threads: undefined, matmulPrecision: 'f32' } as const
+
+/** @throws ConfigError for an option of the other kind of device: it would be set and do nothing */
+export function refuseForeignOptions(choice: Partial<DeviceChoice> & Pick<DeviceChoice, 'device'>): void {
+  const isCard = choice.device !== 'cpu'
+  for (const [name, usual] of Object.entries(isCard ? OF_CPUS : OF_CARDS)) {
+    const value = choice[name as keyof DeviceChoice]
+    if (value === undefined || value === usual) continue
+    const [own, advice] = isCard
+      ? ['cpu', 'leave it out']
+      : ['cuda', name === 'precision' ? 'leave it out; matmulPrecision is its like there' : 'leave it out']
+    throw new ConfigError(`${name}: ${value} is for --device ${own}, got it with --device ${choice.device}: ${advice}`)
+  }
+}
+
+/** @throws DeviceError when it cannot be opened, ConfigError for a name that is none or an option of another device */
 export async function openChosenDevice(choice: DeviceChoice, env?: Environment): Promise<CpuDevice | CudaDevice> {
-  const { device, precision, attention, deterministic, threads, matmulPrecision } = choice
+  refuseForeignOptions(choice)
+  const { device, precision, fp8Scaling, attention, deterministic, threads, matmulPrecision } = choice
   if (device === 'cpu') {
     return await openDevice('cpu', { matmulPrecision, ...(threads !== undefined && { threads }) }, env)
   }
@@ -54,7 +77,7 @@ export async function openChosenDevice(choice: DeviceChoice, env?: Environment):
     throw new ConfigError(`device: must be cpu, cuda or cuda:1 ..., got ${device}`)
   }
   const name = device as 'cuda' | `cuda:${number}`
-  return await openDevice(name, { precision, attention, isDeterministic: deterministic }, env)
+  return await openDevice(name, { precision, fp8Scaling, attention, isDeterministic: deterministic }, env)
 }
 
 /** What decides the bits of a run on this device. */
@@ -63,7 +86,8 @@ export function numericsOf(device: CpuDevice | CudaDevice): Numerics {
     const { name, isa, matmulPrecision, threads } = device
     return { device: name, isa, matmulPrecision, threads }
   }
-  return { device: 'cuda', precision: device.precision, fingerprint: device.fingerprint }
+  const { precision, fp8, fingerprint } = device
+  return { device: 'cuda', precision, ...(fp8 && { fp8Scaling: fp8.scaling }), fingerprint }
 }
 
 /** The speed that percentages refer to, measured here and now. */
@@ -76,10 +100,11 @@ export function measuredPeakOf(device: CpuDevice | CudaDevice): MeasuredPeak {
       measure: () => device.measurePeakFlops().f32,
     })
   }
-  const { precision } = device
+  const { floatDtype, fp8 } = device
   return new MeasuredPeak({
-    what: `${precision} matmul rate`,
-    isRoof: true,
+    what: `${floatDtype} matmul rate`,
+    // Products in fp8 are faster.
+    isRoof: fp8 === undefined,
     measure: () => device.measureMatmulFlops(),
   })
 }

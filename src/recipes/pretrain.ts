@@ -12,6 +12,7 @@ import { ConfigError } from '../core/errors.ts'
 import { TokenDataset } from '../data/dataset.ts'
 import { formatBytes } from '../display/format.ts'
 import type { LossScaling } from '../optim/optimizer.ts'
+import { runOutlook } from '../plan/run-outlook.ts'
 import { memorySentence } from '../train/memory.ts'
 import { describePlan } from '../train/plan-report.ts'
 import { Pretraining } from '../train/pretrain.ts'
@@ -231,8 +232,15 @@ export default defineRecipe({
     }
     const peak = measuredPeakOf(device)
     const plan = describePlan(training, settings.schedule.maxSteps, peak.flops)
-    for (const line of plan.lines) context.log(line)
-    await run.writePlan(plan.json)
+    const { parameterCount } = training.plan
+    const outlook = runOutlook({
+      config: hfConfig,
+      parameterCount,
+      tokens: settings.schedule.maxSteps * settings.batchTokens,
+      isFromScratch: source === undefined,
+    })
+    for (const line of [...plan.lines, ...outlook.lines]) context.log(line)
+    await run.writePlan({ ...plan.json, ...outlook.json })
     const result = await runSession(training, context, {
       run,
       title: `pretrain ${options.out}`,

@@ -11,6 +11,7 @@ import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
 import { TrainyardError } from '../core/errors.ts'
 import { randomKey, randomUniform } from '../core/random.ts'
+import { type DeviceChoice, deviceFields, refuseForeignOptions } from './device-fields.ts'
 import { ProgressLine } from './progress.ts'
 
 const whole = z.number().int().min(1)
@@ -20,7 +21,10 @@ export default defineRecipe({
   summary: 'kill a run again and again, and prove that it ends in the same bits',
   description:
     'Trains a small model on your data once without disturbance, then again while the process is killed with SIGKILL: half of the times at a random moment, half right when a checkpoint is being written or put in place. Every start must go on from a whole checkpoint, and weights and optimizer must end in the very same bits. Everything happens in a temporary folder.',
-  examples: [{ command: 'verify resume --data data/books --kills 20', does: 'prove it on your disk' }],
+  examples: [
+    { command: 'verify resume --data data/books --kills 20', does: 'prove it on your disk' },
+    { command: 'verify resume --data data/books --device cuda', does: 'prove it on your card' },
+  ],
   config: z.object({
     data: field(z.string().min(1), { describe: 'folder that data prepare made', example: 'data/books' }),
     kills: field(whole.default(20), { describe: 'how often to kill' }),
@@ -29,9 +33,12 @@ export default defineRecipe({
     depth: field(whole.default(2), { describe: 'layers of the model', unit: 'layers' }),
     dropout: field(z.number().min(0).max(0.9).default(0.1), { describe: 'randomness that must be resumed too' }),
     seed: field(z.number().int().min(0).default(1), { describe: 'of the moments of the kills' }),
-    threads: field(whole.optional(), { describe: 'CPU threads; default all', example: 2 }),
+    device: deviceFields.device,
+    precision: deviceFields.precision,
+    threads: deviceFields.threads,
   }),
   async run(options, context) {
+    refuseForeignOptions(options)
     const folder = mkdtempSync(join(tmpdir(), 'trainyard-verify-resume-'))
     try {
       await prove(options, folder, context)
@@ -49,20 +56,28 @@ interface Options {
   depth: number
   dropout: number
   seed: number
-  threads?: number | undefined
+  device: DeviceChoice['device']
+  precision: DeviceChoice['precision']
+  threads?: DeviceChoice['threads']
 }
 
+/** Enough for every product of the model to be seen, timed and chosen. */
+const STEPS_THAT_CHOOSE = 3
+
 async function prove(options: Options, folder: string, context: RunContext): Promise<void> {
-  const words = (out: string): string[] => [
+  const words = (out: string, maxSteps = options.maxSteps): string[] => [
     'pretrain',
     ...['--data', resolve(context.cwd, options.data), '--out', out],
-    ...['--max-steps', String(options.maxSteps), '--save-every-steps', String(options.saveEverySteps)],
+    ...['--max-steps', String(maxSteps), '--save-every-steps', String(options.saveEverySteps)],
+    ...(options.device === 'cpu' ? [] : ['--device', options.device, '--precision', options.precision]),
     ...['--depth', String(options.depth), '--dropout', String(options.dropout), '--keep-last', '2'],
     ...['--seq-len', '64', '--batch-tokens', '2048', '--micro-batch-size', '8', '--eval-every-steps', '0'],
     ...(options.threads === undefined ? [] : ['--threads', String(options.threads)]),
     // Killed before it had a folder, it starts; with one, it goes on.
     ...(existsSync(join(out, 'config.json')) ? ['--resume'] : []),
   ]
+  // The very first run of a shape on a card computes its first step before the fastest products are known.
+  if (options.device !== 'cpu') await finish(start(words(join(folder, 'choosing'), STEPS_THAT_CHOOSE), context))
   const undisturbed = join(folder, 'undisturbed')
   const started = performance.now()
   await finish(start(words(undisturbed), context))

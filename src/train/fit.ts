@@ -22,6 +22,8 @@ export interface Need {
   readonly neededBytes: number
   readonly parts: string
   readonly limitBytes: number
+  /** What else would help. */
+  readonly advice?: string
 }
 
 /** Shorter sequences than this are no advice. */
@@ -76,8 +78,9 @@ export function refuse(
     fit === undefined
       ? 'no micro-batch, recomputation or sequence length makes it fit: take a smaller model, as with a lower --depth'
       : `the cheapest change that fits is ${flags(shape, fit.shape)} (${formatBytes(fit.bytes)})`
+  const more = memory.advice === undefined ? '' : `, ${memory.advice}`
   throw new ConfigError(
-    `pretrain: the run needs ${formatBytes(neededBytes)} of ${what} (${parts}), ${whose} can have ${formatBytes(limitBytes)}; ${advice}`,
+    `pretrain: the run needs ${formatBytes(neededBytes)} of ${what} (${parts}), ${whose} can have ${formatBytes(limitBytes)}; ${advice}${more}`,
   )
 }
 

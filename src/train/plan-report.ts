@@ -45,7 +45,9 @@ export function describePlan(
     flopsPerStep,
     maxSteps,
     tokens,
+    peakFlops,
     estimatedSeconds: seconds,
+    estimatedTokensPerSecond: (batchTokens * EXPECTED_SHARE * peakFlops) / flopsPerStep,
   }
   return { lines, json }
 }

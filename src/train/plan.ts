@@ -6,6 +6,7 @@ import { Tape, type TapeOptions } from '../core/tape.ts'
 import type { DecoderModel } from '../models/decoder.ts'
 import { materialize, parameterCount } from '../nn/module.ts'
 import { Optimizer, type UpdateRule } from '../optim/optimizer.ts'
+import { Fp8Training } from './fp8.ts'
 import { BatchTensors, evalStep, type MicroStepOptions, microStep } from './step.ts'
 
 /** What one traced program costs. */
@@ -22,7 +23,7 @@ export interface StepPlan {
   /** The forward alone, for evaluation. */
   readonly evaluate: ProgramPlan
   readonly parameterCount: number
-  /** Masters, and the copies that ops read where these are narrower. */
+  /** Masters, and the copies that ops read where these are narrower, in fp8 too. */
   readonly parameterBytes: number
   /** The masters alone. */
   readonly masterBytes: number
@@ -73,13 +74,15 @@ export function planStep(
 ): StepPlan {
   const before = meta.allocatedBytes
   const arenas = materialize(model, meta)
+  const fp8 = Fp8Training.of(model, meta)
   const optimizer = new Optimizer(arenas, rule)
   const batch = new BatchTensors(meta, shape.microBatchSize, shape.seqLen)
   const { scalars } = optimizer
   // For the memory that it asks for outside the arena; the numbers mean nothing here.
   optimizer.step({ lr: 0, step: 1, gradClip: 1 })
   const masterBytes = arenas.reduce((sum, arena) => sum + arena.weights.storage.bytes, 0)
-  const parameterBytes = arenas.reduce((sum, arena) => sum + (arena.working?.storage.bytes ?? 0), masterBytes)
+  const workingBytes = arenas.reduce((sum, arena) => sum + (arena.working?.storage.bytes ?? 0), 0)
+  const parameterBytes = masterBytes + workingBytes + (fp8?.weightBytes ?? 0)
   const gradientBytes = arenas.reduce((sum, arena) => sum + (arena.gradients?.storage.bytes ?? 0), 0)
   const optimizerBytes = optimizer.stateBytes
   return {

@@ -26,6 +26,9 @@ import type { RunDir } from './run-dir.ts'
 import { type RunSettings, updateRule } from './settings.ts'
 import { TrainStep } from './step.ts'
 
+/** More than a context and the libraries of one program take from a card. */
+const OF_ONE_PROGRAM = 2 ** 30
+
 /** Facts that decide the bits of a run; a resumed run compares them. */
 export type Numerics = Readonly<Record<string, string | number | boolean>>
 
@@ -37,7 +40,8 @@ export interface StepReport {
   readonly lr: number
   readonly gradNorm: number
   readonly isFinite: boolean
-  /** Loss scaling for the next step, and steps that it has skipped so far. */
+  /** Loss scaling of this step and for the next, and steps that it has skipped so far. */
+  readonly usedGradScale: number
   readonly gradScale: number
   readonly skippedSteps: number
   readonly trainedTokens: number
@@ -136,12 +140,16 @@ export class Pretraining {
     const own = device.ownMemory?.()
     if (own !== undefined && memory.ownTotalBytes! > own.totalBytes) {
       const states = `parameters, gradients and optimizer ${formatBytes(plan.parameterBytes + plan.gradientBytes + plan.optimizerBytes)}`
+      const takenOnCard = own.totalBytes - own.freeBytes
       const need = {
         what: 'memory of the card',
         whose: device.name,
         neededBytes: memory.ownTotalBytes!,
-        parts: `${activations}, ${states}`,
+        parts: `${activations}, ${states}, taken already ${formatBytes(takenOnCard)}`,
         limitBytes: own.totalBytes,
+        ...(takenOnCard > OF_ONE_PROGRAM && {
+          advice: `or end other programs that hold memory of the card (nvidia-smi shows them)`,
+        }),
       }
       refuse(wanted, batchTokens, need, (change) => forecast(change, planFor(change)).ownTotalBytes!)
     }
@@ -233,6 +241,7 @@ export class Pretraining {
 
   async #checkpoint(): Promise<RunCheckpoint> {
     const lossScaling = await this.optimizer.scalingState()
+    const fp8 = await this.step.fp8?.saved()
     return {
       model: this.step.model,
       config: this.config,
@@ -244,8 +253,10 @@ export class Pretraining {
         data: this.loader.describeState(this.#stepsDone),
         schedule: this.settings.schedule,
         numerics: this.#numerics,
+        ...(this.device.choices && { choices: this.device.choices() }),
         configHash: hashOf(this.settings),
         ...(lossScaling && { lossScaling }),
+        ...(fp8 && { fp8 }),
       },
     }
   }
@@ -263,15 +274,21 @@ export class Pretraining {
     if (state.lossScaling !== undefined && this.settings.lossScaling !== undefined) {
       this.optimizer.restoreScaling(state.lossScaling)
     }
+    if (state.fp8 !== undefined) this.step.fp8?.restore(state.fp8)
     this.#stepsDone = this.loader.checkState(state.data as LoaderState)
     if (options.below === undefined) await run.rewindMetrics(this.#stepsDone)
     const differing = Object.keys({ ...state.numerics, ...this.#numerics }).filter(
       (key) => key !== 'threads' && state.numerics[key] !== this.#numerics[key],
     )
-    if (differing.length > 0) {
-      const shown = differing.map((key) => `${key} was ${state.numerics[key]}, is ${this.#numerics[key]}`)
-      notes.push(`bit-equality with the run so far is off: ${shown.join(', ')}`)
+    const shown = differing.map((key) => `${key} was ${state.numerics[key]}, is ${this.#numerics[key]}`)
+    const others = Object.entries(state.choices ?? {}).filter(([call, way]) => this.device.choiceOf?.(call) !== way)
+    if (others.length > 0) {
+      const [call] = others[0]!
+      shown.push(
+        `${others.length} of ${Object.keys(state.choices!).length} products are computed in other ways or not chosen yet here (first: ${call})`,
+      )
     }
+    if (shown.length > 0) notes.push(`bit-equality with the run so far is off: ${shown.join(', ')}`)
     return notes
   }
 }

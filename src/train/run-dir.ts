@@ -60,9 +60,7 @@ export class RunDir {
 
   /** Records of metrics.jsonl; a line that a crash cut short is left out. */
   metrics(): (JsonRecord & { readonly step: number })[] {
-    const path = join(this.path, 'metrics.jsonl')
-    if (!existsSync(path)) return []
-    return readFileSync(path, 'utf8').split('\n').flatMap(parseMetricsLine)
+    return readMetrics(this.path)
   }
 
   /** Drops metrics of steps after `step`, which a run that goes on from there will write again. */
@@ -92,6 +90,13 @@ export class RunDir {
   async writeActual(actual: JsonRecord): Promise<void> {
     await writeJson(join(this.path, 'actual.json'), actual)
   }
+}
+
+/** Records of a run's metrics.jsonl, of a run that somebody else may be writing too; none where there is no such file. */
+export function readMetrics(folder: string): (JsonRecord & { readonly step: number })[] {
+  const path = join(folder, 'metrics.jsonl')
+  if (!existsSync(path)) return []
+  return readFileSync(path, 'utf8').split('\n').flatMap(parseMetricsLine)
 }
 
 /** A crash can end a log in the middle of a line; the next line must not be glued to it. */

@@ -6,7 +6,9 @@ import { TrainyardError } from '../core/errors.ts'
 import type { TokenDataset } from '../data/dataset.ts'
 import { formatCount, formatDuration, formatPercent } from '../display/format.ts'
 import { renderTraining, type TrainingStatus, trainingLine } from '../display/training.ts'
+import { EnergyMeter, type MeasuredEnergy } from '../machine/energy.ts'
 import { anonymousBytes, describeMemory } from '../machine/memory.ts'
+import { parameterCount } from '../nn/module.ts'
 import { Checkpoints } from './checkpoints.ts'
 import type { MeasuredPeak } from './measured-peak.ts'
 import { PeakMemory } from './memory.ts'
@@ -96,6 +98,8 @@ export async function runSession(
     peakName: undefined,
   }
   const memoryTotalBytes = describeMemory().totalBytes
+  const meter = EnergyMeter.start()
+  let energy: MeasuredEnergy | undefined
   const started = performance.now()
   const status = (): TrainingStatus => {
     const report = result.lastReport
@@ -222,6 +226,7 @@ export async function runSession(
     await options.writer?.close()
     clearInterval(sampling)
     live.stop()
+    energy = await meter.stop()
   }
   if (peak !== undefined && result.seconds > 0) {
     peak.measureAgain()
@@ -231,12 +236,16 @@ export async function runSession(
   result.peakOwnBytes = memory.ownBytes
   result.peakName = peak?.what
   await run.writeActual({
+    parameterCount: parameterCount(training.step.model),
+    arenaBytes: training.step.arenaBytes,
     steps: training.stepsDone,
     tokens: training.stepsDone * batchTokens,
     seqLen,
     secondsOfThisSession: result.seconds,
     tokensPerSecond: result.seconds > 0 ? result.tokens / result.seconds : 0,
     ...(result.peakShare !== undefined && { peakFlops: peak!.flops, peakShare: result.peakShare }),
+    cpuSecondsOfThisSession: cpuSecondsOfProcess(),
+    ...(energy && { energyJoulesOfThisSession: energy.joules, energySources: energy.sources }),
     peakRssBytes: process.resourceUsage().maxRSS * 1024,
     peakAnonymousBytes: memory.bytes,
     predictedAnonymousBytes: training.memory.totalBytes,
@@ -247,6 +256,12 @@ export async function runSession(
     ...(result.evaluation && { evaluation: { ...result.evaluation } }),
   })
   return result
+}
+
+/** User and system time of all threads since the process began. */
+function cpuSecondsOfProcess(): number {
+  const { user, system } = process.cpuUsage()
+  return (user + system) / 1e6
 }
 
 /** Whether the last `patience` held-out losses were all above an earlier one. */

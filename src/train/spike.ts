@@ -39,9 +39,10 @@ export async function describeLastStep(training: Pretraining, report: StepReport
   const { device, optimizer, loader } = training
   const layers: JsonRecord[] = []
   for (const [unit, arenas] of Map.groupBy(optimizer.arenas, (arena) => arena.key.unit)) {
-    const norm = async (tensorOf: (arena: ParameterArena) => Tensor): Promise<string> =>
-      normOf(await Promise.all(arenas.map((arena) => device.read(tensorOf(arena)))))
-    layers.push({ unit, gradNorm: await norm((a) => a.gradients!), weightNorm: await norm((a) => a.weights) })
+    const norm = async (tensorOf: (arena: ParameterArena) => Tensor, scale: number): Promise<string> =>
+      normOf(await Promise.all(arenas.map((arena) => device.read(tensorOf(arena)))), scale)
+    const gradNorm = await norm((arena) => arena.gradients!, report.usedGradScale)
+    layers.push({ unit, gradNorm, weightNorm: await norm((arena) => arena.weights, 1) })
   }
   return {
     step: report.step,
@@ -55,9 +56,9 @@ export async function describeLastStep(training: Pretraining, report: StepReport
   }
 }
 
-/** As text, because it may be no number. */
-function normOf(arrays: readonly HostArray[]): string {
+/** Of values that are `scale` times too large; as text, because it may be no number. */
+function normOf(arrays: readonly HostArray[], scale: number): string {
   let sum = 0
   for (const values of arrays) for (const value of values) sum += value * value
-  return Math.sqrt(sum).toPrecision(6)
+  return (Math.sqrt(sum) / scale).toPrecision(6)
 }

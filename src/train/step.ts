@@ -9,6 +9,7 @@ import type { HostBatch } from '../data/host-batch.ts'
 import { type DecoderInputs, type DecoderModel, Dropout, type DropoutStreams } from '../models/decoder.ts'
 import { crossEntropy } from '../ops/cross-entropy.ts'
 import type { Optimizer, StepSettings } from '../optim/optimizer.ts'
+import { Fp8Training } from './fp8.ts'
 import { RecordedParts } from './recorded-parts.ts'
 
 /** Tensors of one micro-batch shape that live outside the arena: inputs, written again each time, and the loss. */
@@ -84,6 +85,8 @@ export function evalStep(model: DecoderModel, batch: BatchTensors, scalars: Tens
 export class TrainStep {
   readonly model: DecoderModel
   readonly optimizer: Optimizer
+  /** Absent where the device was not asked for products in fp8. */
+  readonly fp8: Fp8Training | undefined
   readonly #device: Device
   readonly #options: MicroStepOptions
   readonly #batch: BatchTensors
@@ -104,6 +107,7 @@ export class TrainStep {
     this.#options = options
     this.#device = optimizer.scalars.device
     this.#batch = new BatchTensors(this.#device, shape.microBatchSize, shape.seqLen)
+    this.fp8 = Fp8Training.of(model, this.#device)
     this.#parts = new RecordedParts(optimizer)
     const bytes = Math.max(plans.train.memory.totalBytes, plans.evaluate.memory.totalBytes)
     this.#memory = this.#device.allocate(bytes)
@@ -137,12 +141,16 @@ export class TrainStep {
     this.optimizer.begin(trainedTokens)
     await this.accumulate(batches, turn)
     this.optimizer.prepare(settings)
-    this.#parts.run(`update ${settings.gradClip}`, () => this.optimizer.update(settings.gradClip))
+    this.#parts.run(`update ${settings.gradClip}`, () => {
+      this.optimizer.update(settings.gradClip)
+      this.fp8?.update()
+    })
   }
 
   /** Forward and backward of all micro-batches into the gradients, without an update (`optimizer.begin` comes first). */
   async accumulate(batches: Iterable<HostBatch>, turn?: () => Promise<void>): Promise<void> {
     let isFirst = true
+    this.fp8?.refresh()
     for (const batch of batches) {
       this.#batch.fill(batch)
       this.#inArena(this.#train, `train ${isFirst}`, (tape) =>
@@ -151,6 +159,11 @@ export class TrainStep {
       isFirst = false
       await turn?.()
     }
+  }
+
+  /** Bytes of the block that the tensors of a micro-batch lie in. */
+  get arenaBytes(): number {
+    return this.#memory.bytes
   }
 
   /** Loss of the micro-batches of the last `accumulate`. */

@@ -13,6 +13,8 @@ import { attention } from '../../src/ops/attention.ts'
 import { crossEntropy } from '../../src/ops/cross-entropy.ts'
 import { embedding } from '../../src/ops/embedding.ts'
 import { gelu } from '../../src/ops/gelu.ts'
+import { geluMlp } from '../../src/ops/gelu-mlp.ts'
+import { layernorm } from '../../src/ops/layernorm.ts'
 import { linear } from '../../src/ops/linear.ts'
 import { rmsnorm } from '../../src/ops/rmsnorm.ts'
 import { rope } from '../../src/ops/rope.ts'
@@ -43,6 +45,40 @@ const programs: Record<string, Program> = {
     run: ({ h, norm, up, down }) => {
       const h1 = linear(swiglu(linear(rmsnorm(h, norm), up)), down, { residual: h })
       return linear(swiglu(linear(rmsnorm(h1, norm), up)), down, { residual: h1 })
+    },
+  },
+  'biases whose gradients the norms behind them make': {
+    inputs: {
+      x: activation(3, 4),
+      norm: parameter(4),
+      shift: parameter(4),
+      w: parameter(4, 4),
+      bias: parameter(4),
+      up: parameter(4, 6),
+      upBias: parameter(6),
+      down: parameter(6, 4),
+      downBias: parameter(4),
+    },
+    run: ({ x, norm, shift, w, bias, up, upBias, down, downBias }) => {
+      const h = linear(layernorm(x, norm, shift), w, { bias, residual: x })
+      const mlp = (y: Tensor) =>
+        geluMlp(layernorm(y, norm, shift), { weight: up, bias: upBias }, { weight: down, bias: downBias }, y)
+      return layernorm(mlp(mlp(h)), norm, shift)
+    },
+  },
+  'a bias in front of a norm that is not the first user of what it was added to': {
+    inputs: { x: activation(3, 4), norm: parameter(4), shift: parameter(4), w: parameter(4, 4), bias: parameter(4) },
+    run: ({ x, norm, shift, w, bias }) => {
+      const h = linear(x, w, { bias })
+      return add(gelu(h), layernorm(h, norm, shift))
+    },
+  },
+  'a bias in front of two norms, and of a norm of a view': {
+    inputs: { x: activation(3, 4), norm: parameter(4), shift: parameter(4), w: parameter(4, 4), bias: parameter(4) },
+    run: ({ x, norm, shift, w, bias }) => {
+      const h = linear(x, w, { bias })
+      const both = add(layernorm(h, norm, shift), layernorm(h, norm, shift))
+      return layernorm(linear(both, w, { bias }).reshape(3, 1, 4), norm, shift).reshape(3, 4)
     },
   },
   'a residual that is used again later': {

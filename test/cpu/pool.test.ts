@@ -1,7 +1,7 @@
 // The thread pool and memory of the CPU backend: every task of every job runs once, jobs after pauses wake sleeping
 // threads, several worker threads each have a context, a process ends by itself with exit code 0, memory is given back.
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -20,7 +20,7 @@ const path = await ensureCpuLibrary(buildOptionsFrom(process.env))
 
 const needsProc = { skip: process.platform !== 'linux' && 'needs /proc' }
 
-/** A pool of its own and its fork-join test: runs jobs, returns the sum of all task numbers. */
+/** A pool of its own and its fork-join test: runs jobs, returns in how many a task did not run exactly once. */
 function openPool(threads: number) {
   const library = new CpuLibrary(path)
   const context = library.plain('context_create', 'i', 'int64_t')(threads)
@@ -37,16 +37,37 @@ test('every task of many jobs runs exactly once, for 1 to 5 threads', () => {
     const pool = openPool(threads)
     for (const tasks of [1, 2, 3, 7, 64, 1000]) {
       const jobs = tasks > 100 ? 200 : 2000
-      assert.equal(pool.run(jobs, tasks), (jobs * tasks * (tasks - 1)) / 2, `${threads} threads, ${tasks} tasks`)
+      assert.equal(pool.run(jobs, tasks), 0, `${threads} threads, ${tasks} tasks`)
     }
     pool.close()
+  }
+})
+
+// Threads that are late by a whole job once claimed tasks of the next one with the fields of the last: with 16 threads on two
+// processors the pool hung in five of six such runs. In a process of its own, because a call that hangs cannot be ended.
+test('far more threads than processors: late ones do no harm', () => {
+  const program = `
+    import { CpuLibrary } from '${new URL('../../src/backends/cpu/library.ts', import.meta.url)}'
+    const library = new CpuLibrary(process.argv[1])
+    const context = library.plain('context_create', 'i', 'int64_t')(Number(process.argv[2]))
+    const wrong = library.plain('fork_join', 'pll', 'int64_t')(context, 300000, 40)
+    console.log(wrong + ' wrong')
+    process.reallyExit(0)`
+  for (const threads of [9, 16]) {
+    const words = ['--input-type=module-typescript', '-e', program, path, String(threads)]
+    const { stdout, signal } = spawnSync(process.execPath, words, {
+      encoding: 'utf8',
+      timeout: 120_000,
+      killSignal: 'SIGKILL',
+    })
+    assert.deepEqual([stdout, signal], ['0 wrong\n', null], `${threads} threads`)
   }
 })
 
 test('jobs that come after pauses find the sleeping threads', async () => {
   const pool = openPool(3)
   for (let n = 0; n < 60; n++) {
-    assert.equal(pool.run(3, 16), 3 * 120)
+    assert.equal(pool.run(3, 16), 0)
     if (n % 3 === 0) await sleep(2)
   }
   pool.close()

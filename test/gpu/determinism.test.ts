@@ -184,7 +184,7 @@ function lossAndNorm(bench: Bench): Repeated {
       kernels.copy(asF32(scalars), asF32(initial))
       kernels.softmaxCrossEntropy(losses, logits, targets, scalars)
       kernels.scaledSum(total, losses, scalars, false)
-      kernels.sumOfSquares(scalars, losses, false)
+      kernels.sumOfSquares(scalars, [losses])
     },
   }
 }

@@ -303,6 +303,51 @@ const attentions: OpCase[] = [
   },
   {
     op: 'attention',
+    name: 'attention, soft-capped scores',
+    inputs: { q: activation([2, 9, 30]), k: activation([2, 9, 10]), v: activation([2, 9, 10]) },
+    run: (t) => attention(t.q, t.k, t.v, { numHeads: 6, numKeyValueHeads: 2, softcap: 0.9, scale: 0.8 }),
+  },
+  {
+    op: 'attention',
+    name: 'attention, bias by relative position, cross',
+    inputs: {
+      q: activation([2, 5, 14]),
+      k: activation([2, 11, 14]),
+      v: activation([2, 11, 14]),
+      bias: activation([15, 2]),
+    },
+    run: (t) => attention(t.q, t.k, t.v, { numHeads: 2, isCausal: false, scale: 1, bias: t.bias }),
+  },
+  {
+    op: 'attention',
+    name: 'attention, bias and soft cap in a window',
+    inputs: {
+      q: activation([2, 9, 20]),
+      k: activation([2, 13, 10]),
+      v: activation([2, 13, 10]),
+      bias: activation([21, 4]),
+    },
+    run: (t) => attention(t.q, t.k, t.v, { numHeads: 4, numKeyValueHeads: 2, window: 6, softcap: 1.5, bias: t.bias }),
+  },
+  {
+    op: 'attention',
+    name: 'attention, bias and soft cap over several tiles, documents',
+    inputs: {
+      q: activation([2, 150, 48]),
+      k: activation([2, 150, 24]),
+      v: activation([2, 150, 24]),
+      bias: activation([299, 2]),
+      docStart: integers(
+        [2, 150],
+        Array.from({ length: 300 }, (_, i) => (i % 150 < 67 ? 0 : 67)),
+      ),
+    },
+    run: (t) =>
+      attention(t.q, t.k, t.v, { numHeads: 2, numKeyValueHeads: 1, softcap: 2, bias: t.bias, docStart: t.docStart }),
+    isTooLargeForFiniteDifferences: true,
+  },
+  {
+    op: 'attention',
     name: 'attention over several tiles',
     inputs: { q: activation([1, 150, 48]), k: activation([1, 150, 24]), v: activation([1, 150, 24]) },
     run: (t) => attention(t.q, t.k, t.v, { numHeads: 2, numKeyValueHeads: 1 }),

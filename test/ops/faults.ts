@@ -112,6 +112,17 @@ const geluMlpFaults: Fault[] = [
         right(out, a, b, isWeightProduct(options) ? { ...options, accumulate: false } : options),
     ),
   },
+  {
+    op: 'geluMlp',
+    half: 'backwardWeight',
+    name: 'the gradient of the first bias overwrites that of the first micro-batch',
+    plant: replace(
+      'matmul',
+      (right) =>
+        (out, a, b, { sumOfOut, ...options }) =>
+          right(out, a, b, sumOfOut ? { ...options, sumOfOut: { ...sumOfOut, accumulate: false } } : options),
+    ),
+  },
 ]
 
 const embedding = (name: string, plant: Fault['plant']): Fault => ({
@@ -316,6 +327,23 @@ const attentionFaults: Fault[] = [
   attention('the scale is forgotten', (args) => {
     args[10] = { ...args[10], scale: 1 }
   }),
+  attention('the soft cap is forgotten', (args) => {
+    const { softcap: _, ...options } = args[10]
+    args[10] = options
+  }),
+  attention('the bias is forgotten', (args) => {
+    const { bias: _, ...options } = args[10]
+    args[10] = options
+  }),
+  input(
+    'attention',
+    'the gradient of the bias is 1 % too large',
+    replace('attentionBackward', (right, kernels) => (...args) => {
+      right(...args)
+      const dBias = args[11]
+      if (dBias !== undefined) scale(kernels, dBias, 1.01)
+    }),
+  ),
   input(
     'attention',
     'dk and dv are exchanged',

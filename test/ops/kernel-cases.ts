@@ -1,6 +1,6 @@
 // Kernels that no op's row reaches in every way it may be called: optimizers, sums, column slices, aliased outputs.
 // Every tensor of a row, inputs too, is compared with the reference after the call.
-import type { AdamOptions, Kernels, LossScaleOptions } from '../../src/core/kernels.ts'
+import type { AdamOptions, AdamRange, Kernels, LossScaleOptions } from '../../src/core/kernels.ts'
 import { SCALAR } from '../../src/core/kernels.ts'
 import { randomKey } from '../../src/core/random.ts'
 import type { Tensor } from '../../src/core/tensor.ts'
@@ -126,14 +126,51 @@ const sums: KernelCase[] = [
       run: (k, { y, x, scalars }) => k.scaledSum(y, x, scalars, accumulate),
     }),
   ),
-  ...[false, true].map(
-    (accumulate): KernelCase => ({
-      kernel: 'sumOfSquares',
-      name: `sumOfSquares, accumulate ${accumulate}`,
-      tensors: { x: f32(N), scalars: scalars() },
-      run: (k, { x, scalars }) => k.sumOfSquares(scalars, x, accumulate),
-    }),
+  ...[67, 776].flatMap((columns) =>
+    [false, true].map(
+      (accumulate): KernelCase => ({
+        kernel: 'layernormBackward',
+        name: `layernormBackward with the sums of dx, ${columns} columns, accumulate ${accumulate}`,
+        tensors: {
+          dx: { shape: [45, columns] },
+          ...Object.fromEntries(['dWeight', 'dBias', 'sums'].map((name) => [name, f32(columns)])),
+          ...Object.fromEntries(['dOut', 'x'].map((name) => [name, { shape: [45, columns] }])),
+          weight: { shape: [columns] },
+          mean: f32(45),
+          rstd: { ...f32(45), values: 'positive' },
+        },
+        run: (k, { dx, dWeight, dBias, sums, dOut, x, weight, mean, rstd }) =>
+          k.layernormBackward(
+            dx!,
+            dWeight!,
+            dBias!,
+            dOut!,
+            x!,
+            weight!,
+            mean!,
+            rstd!,
+            { dx: accumulate, dWeight: accumulate, dBias: !accumulate },
+            { sums: sums!, accumulate },
+          ),
+      }),
+    ),
   ),
+  {
+    kernel: 'sumOfSquares',
+    name: 'sumOfSquares',
+    tensors: { x: f32(N), scalars: scalars() },
+    run: (k, { x, scalars }) => k.sumOfSquares(scalars!, [x!]),
+  },
+  {
+    kernel: 'sumOfSquares',
+    name: 'sumOfSquares of a hundred tensors',
+    tensors: { x: f32(100, 41), scalars: scalars() },
+    run: (k, { x, scalars }) =>
+      k.sumOfSquares(
+        scalars!,
+        Array.from({ length: 100 }, (_, i) => x!.slice(i, 1)),
+      ),
+  },
   ...[0, 0.5, 100].map(
     (maxNorm): KernelCase => ({
       kernel: 'clipFactor',
@@ -245,6 +282,19 @@ const products: KernelCase[] = [
   ...[false, true].flatMap((accumulate): KernelCase[] => [
     {
       kernel: 'matmul',
+      name: `matmul with the backward of gelu and the sums of what it makes, accumulate ${accumulate}`,
+      tensors: {
+        y: out([130, 136]),
+        sums: { shape: [136], dtype: 'f32' },
+        pre: { shape: [130, 136] },
+        a: { shape: [130, 72] },
+        b: { shape: [136, 72] },
+      },
+      run: (k, { y, sums, pre, a, b }) =>
+        k.matmul(y, a, b, { transposeB: true, geluBackward: pre, sumOfOut: { sums: sums!, accumulate } }),
+    },
+    {
+      kernel: 'matmul',
       name: `matmul with the sums of its first factor, accumulate ${accumulate}`,
       tensors: {
         y: { shape: [16, 24], dtype: 'f32' },
@@ -324,9 +374,12 @@ const adamOptions: AdamOptions = {
   beta1: 0.9,
   beta2: 0.95,
   eps: 1e-8,
-  weightDecay: 0.1,
   coupledDecay: false,
   convention: 'paper',
+}
+
+function adamRange({ w, m, v, g, working }: Record<string, Tensor>, weightDecay = 0.1): AdamRange {
+  return { weight: w!, m: m!, v: v!, grad: g!, working, weightDecay }
 }
 
 const optimizers: KernelCase[] = [1, 0].flatMap((finite): KernelCase[] => {
@@ -340,10 +393,24 @@ const optimizers: KernelCase[] = [1, 0].flatMap((finite): KernelCase[] => {
           kernel: 'adam',
           name: `adam, ${convention}, coupled decay ${coupledDecay}${suffix}`,
           tensors: { ...state, v: second },
-          run: (k, t) => k.adam(t.w, t.m, t.v, t.g, t.scalars, { ...adamOptions, coupledDecay, convention }),
+          run: (k, t) => k.adam([adamRange(t)], t.scalars!, { ...adamOptions, coupledDecay, convention }),
         }),
       ),
     ),
+    {
+      kernel: 'adam',
+      name: `adam of a hundred ranges with decays of their own${suffix}`,
+      tensors: {
+        ...Object.fromEntries(['w', 'm', 'g'].map((name) => [name, f32(100, 41)])),
+        v: { ...f32(100, 41), values: 'positive' },
+        scalars: state.scalars,
+      },
+      run: (k, { scalars, ...t }) => {
+        const rowOf = (i: number) => Object.fromEntries(Object.entries(t).map(([name, x]) => [name, x.slice(i, 1)]))
+        const ranges = Array.from({ length: 100 }, (_, i) => adamRange(rowOf(i), i / 100))
+        k.adam(ranges, scalars!, adamOptions)
+      },
+    },
     {
       kernel: 'sgd',
       name: `sgd without momentum${suffix}`,
@@ -383,7 +450,7 @@ const optimizers: KernelCase[] = [1, 0].flatMap((finite): KernelCase[] => {
 /** Every update that leaves its new weights rounded beside them. */
 function workingCopies(tensors: KernelCase['tensors'], suffix: string): KernelCase[] {
   const updates: Partial<Record<keyof Kernels, KernelCase['run']>> = {
-    adam: (k, t) => k.adam(t.w, t.m, t.v, t.g, t.scalars, adamOptions, t.working),
+    adam: (k, t) => k.adam([adamRange(t)], t.scalars!, adamOptions),
     sgd: (k, t) => k.sgd(t.w, t.m, t.g, t.scalars, { momentum: 0.9, nesterov: true, weightDecay: 0.1 }, t.working),
     lion: (k, t) => k.lion(t.w, t.m, t.g, t.scalars, { beta1: 0.9, beta2: 0.99, weightDecay: 0.1 }, t.working),
     applyUpdate: (k, t) => k.applyUpdate(t.w, t.update, t.scalars, { scale: 0.7, weightDecay: 0.1 }, t.working),

@@ -58,13 +58,12 @@ describe('reference optimizers, one weight by hand', () => {
     beta1: 0.9,
     beta2: 0.99,
     eps: 0.01,
-    weightDecay: 0,
     coupledDecay: false,
     convention: 'paper',
   }
 
   /** w, m and v after one step on gradient 2 from w = 1, m = 0.5, v = 0.25 with lr 0.1 and no clipping. */
-  async function afterStep(change: Partial<AdamOptions>): Promise<number[]> {
+  async function afterStep(change: Partial<AdamOptions & { weightDecay: number }>): Promise<number[]> {
     const tensor = (value: number) => tensorFrom(reference, [1], [value])
     const [w, m, v, g] = [1, 0.5, 0.25, 2].map(tensor)
     const values = new Float64Array(SCALAR.count)
@@ -74,7 +73,10 @@ describe('reference optimizers, one weight by hand', () => {
     values[SCALAR.clipFactor] = 1
     values[SCALAR.isFinite] = 1
     const scalars = tensorFrom(reference, [SCALAR.count], values, 'f64')
-    reference.kernels.adam(w, m, v, g, scalars, { ...options, ...change })
+    const { weightDecay, ...changed } = change
+    const [weight, first, second, grad] = [w!, m!, v!, g!]
+    const range = { weight, m: first, v: second, grad, weightDecay: weightDecay ?? 0 }
+    reference.kernels.adam([range], scalars, { ...options, ...changed })
     return (await Promise.all([w, m, v].map(valuesOf))).map((array) => array[0])
   }
 

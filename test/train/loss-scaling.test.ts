@@ -7,6 +7,7 @@ import type { LossScaling } from '../../src/optim/optimizer.ts'
 import { Pretraining } from '../../src/train/pretrain.ts'
 import { RunDir } from '../../src/train/run-dir.ts'
 import { modelConfig, modelFromDepth, type RunSettings } from '../../src/train/settings.ts'
+import { describeLastStep } from '../../src/train/spike.ts'
 import { temporaryFolder, unevenLengths, writeDataset } from '../data/fixtures.ts'
 import { openCpu } from '../devices.ts'
 
@@ -84,4 +85,34 @@ test('a resumed run has the scale of the run it goes on with', async () => {
     const report = await second.trainStep()
     assert.deepEqual([report.loss, report.gradScale, report.skippedSteps], [loss, gradScale, skippedSteps])
   }
+})
+
+/** Weights of all arenas, one after the other. */
+async function weightsOf(run: Pretraining): Promise<number[]> {
+  const arrays = await Promise.all(run.optimizer.arenas.map(({ weights }) => run.device.read(weights)))
+  return arrays.flatMap((values) => Array.from(values))
+}
+
+test('a skipped step does not count for bias corrections: the first update after it is a first update', async () => {
+  // Of a first step AdamW's update is lr * sign(gradient) nearly everywhere; corrected as a third step it is smaller.
+  const run = await open({ initialScale: 2 ** 140, dynamic: { ...dynamic(1).dynamic!, hysteresis: 1 } })
+  const before = await weightsOf(run)
+  const skipped = await run.trainStep()
+  assert.equal(skipped.isFinite, false)
+  assert.deepEqual(await weightsOf(run), before)
+  const moved = await run.trainStep()
+  assert.equal(moved.isFinite, true)
+  const after = await weightsOf(run)
+  const steps = after.map((weight, i) => Math.abs(weight - before[i]! * (1 - 3e-3 * 0.1))).filter((size) => size > 0)
+  steps.sort((a, b) => a - b)
+  const median = steps[steps.length >> 1]!
+  assert.ok(Math.abs(median / 3e-3 - 1) < 0.02, `half of the weights moved by ${median} or less instead of by lr`)
+})
+
+test('norms of layers are told without the loss scale', async () => {
+  const plain = await open()
+  const scaled = await open({ initialScale: 2 ** 16 })
+  const describe = async (run: Pretraining) => await describeLastStep(run, await run.trainStep(), 'asked for')
+  const [expected, got] = [await describe(plain), await describe(scaled)]
+  assert.deepEqual(got.layers, expected.layers)
 })

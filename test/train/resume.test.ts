@@ -127,3 +127,25 @@ test('a resume that loses the moments is noticed', async () => {
   assert.throws(() => assertSameBits(actual, expected))
   device.close()
 })
+
+test('a device that computes products in other ways than the run so far is told about', async () => {
+  const data = dataset()
+  const settings = settingsFor('adamw')
+  const path = join(temporaryFolder(), 'run')
+  /** A CPU with several ways to compute things, as a card has: only what it says of them differs. */
+  const openWith = async (ways: Record<string, string>): Promise<Pretraining> => {
+    const device: Device = await openDevice('cpu', { threads: 1 })
+    device.choices = () => ways
+    device.choiceOf = (call) => ways[call]
+    return await open(device, data, settings)
+  }
+  const first = await openWith({ square: 'plain', long: 'split 4' })
+  await trainTo(first, 2)
+  await first.save(await RunDir.open(path, { ...settings }))
+  const resume = async (ways: Record<string, string>): Promise<string[]> =>
+    (await openWith(ways)).resume(await RunDir.open(path, { ...settings }, { resume: true }))
+  assert.deepEqual(await resume({ square: 'plain', long: 'split 4', other: 'plain' }), [])
+  const [note] = await resume({ square: 'plain', long: 'split 2' })
+  assert.match(note!, /bit-equality with the run so far is off: 1 of 2 products .* \(first: long\)/)
+  assert.equal((await resume({})).length, 1)
+})

@@ -14,6 +14,7 @@ const report = (loss: number, isGradientFinite = true): StepReport => ({
   lr: 1,
   gradNorm: 1,
   isFinite: isGradientFinite,
+  usedGradScale: 1,
   gradScale: 1,
   skippedSteps: 0,
   trainedTokens: 1,

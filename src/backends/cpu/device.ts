@@ -6,8 +6,10 @@ import { DTYPE_BYTES, type Dtype, type HostArray } from '../../core/dtype.ts'
 import { DeviceError, DtypeError, invariant, ShapeError } from '../../core/errors.ts'
 import type { Kernels } from '../../core/kernels.ts'
 import { show, type Tensor } from '../../core/tensor.ts'
+import type { VanillaAttentionParts } from '../../core/vanilla-attention.ts'
 import { activationKernels } from './activation.ts'
 import { attentionKernels } from './attention.ts'
+import { vanillaAttentionParts } from './attention-vanilla.ts'
 import { decodeKernels } from './decode.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import type { CpuLibrary, Isa } from './library.ts'
@@ -132,6 +134,11 @@ export class CpuDevice implements Device {
 
   kernelScratchBytes(shape: AttentionShape): number {
     return scratchBytes(shape, this.threads)
+  }
+
+  /** Attention by whole matrices, to be measured beside this device's. */
+  vanillaAttention(): VanillaAttentionParts {
+    return vanillaAttentionParts(this.#library, this.#context, this.kernels.matmul)
   }
 
   /** Bytes that kernels have kept for themselves so far. */

@@ -42,8 +42,10 @@ export function elementwiseKernels(library: CpuLibrary, context: number): Pick<K
       sumRows(context, out.address, x.address, x.rowCount, x.columnCount, x.rowStride, Number(accumulates)),
     scaledSum: (out, x, scalars, accumulates) =>
       scaledSum(context, out.address, x.address, x.size, scalars.address, Number(accumulates)),
-    sumOfSquares: (scalars, x, accumulates) =>
-      sumOfSquares(context, scalars.address, x.address, x.size, Number(accumulates)),
+    sumOfSquares: (scalars, xs) =>
+      xs.forEach((x, i) => {
+        sumOfSquares(context, scalars.address, x.address, x.size, Number(i > 0))
+      }),
     clipFactor: (scalars, maxNorm) => clipFactor(context, scalars.address, maxNorm),
     updateLossScale: (scalars, { growthFactor, growthInterval, backoffFactor, hysteresis, minScale }) =>
       updateLossScale(context, scalars.address, growthFactor, growthInterval, backoffFactor, hysteresis, minScale),

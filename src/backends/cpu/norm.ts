@@ -20,6 +20,7 @@ export function normKernels(library: CpuLibrary, context: number): Pick<Kernels,
   const layernorm = library.kernel('layernorm', 'pppppplld')
   const layernormInput = library.kernel('layernorm_backward_input', 'pppppplli')
   const layernormWeight = library.kernel('layernorm_backward_weight', 'pppppplli')
+  const sumRows = library.kernel('sum_rows', 'ppllli')
   const addWeight = (
     dWeight: Tensor,
     dBias: Tensor,
@@ -99,9 +100,12 @@ export function normKernels(library: CpuLibrary, context: number): Pick<Kernels,
       ),
     layernormBackwardWeight: (dWeight, dBias, dOut, x, mean, rstd, accumulate) =>
       addWeight(dWeight, dBias, dOut, x, mean, rstd, { dWeight: accumulate, dBias: accumulate }),
-    layernormBackward(dx, dWeight, dBias, dOut, x, weight, mean, rstd, accumulate) {
+    layernormBackward(dx, dWeight, dBias, dOut, x, weight, mean, rstd, accumulate, sumOfDx) {
       addWeight(dWeight, dBias, dOut, x, mean, rstd, accumulate)
       kernels.layernormBackwardInput(dx, dOut, x, weight, mean, rstd, accumulate.dx)
+      if (sumOfDx === undefined) return
+      const { sums, accumulate: addsSums } = sumOfDx
+      sumRows(context, sums.address, dx.address, dx.rowCount, dx.columnCount, dx.rowStride, Number(addsSums))
     },
   }
   return kernels

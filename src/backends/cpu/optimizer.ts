@@ -13,21 +13,25 @@ export function optimizerKernels(library: CpuLibrary, context: number): Pick<Ker
   const randomNormal = library.plain('random_normal', 'pplluudd')
   const dropout = library.plain('dropout', 'ppppllluud')
   return {
-    adam: (weight, m, v, grad, scalars, { beta1, beta2, eps, weightDecay, coupledDecay, convention }) =>
-      adam(
-        context,
-        weight.address,
-        m.address,
-        v.address,
-        grad.address,
-        scalars.address,
-        weight.size,
-        beta1,
-        beta2,
-        eps,
-        weightDecay,
-        Number(coupledDecay) | (convention === 'notes' ? 2 : 0),
-      ),
+    adam(ranges, scalars, { beta1, beta2, eps, coupledDecay, convention }) {
+      const flags = Number(coupledDecay) | (convention === 'notes' ? 2 : 0)
+      for (const { weight, m, v, grad, weightDecay } of ranges) {
+        adam(
+          context,
+          weight.address,
+          m.address,
+          v.address,
+          grad.address,
+          scalars.address,
+          weight.size,
+          beta1,
+          beta2,
+          eps,
+          weightDecay,
+          flags,
+        )
+      }
+    },
     sgd: (weight, velocity, grad, scalars, options) =>
       sgd(
         context,

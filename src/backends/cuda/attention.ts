@@ -1,5 +1,5 @@
 // Which kernels a call of attention runs on: our Hopper kernels, cuDNN's where that is installed and faster, our mma.sync
-// kernels on every card since sm_80, and plain f32 arithmetic for f32 models. docs/attention.md has the measurements.
+// kernels on every card since sm_80, and plain f32 arithmetic for f32 models, soft-capped scores and biases. docs/attention.md has the measurements.
 import { realpathSync } from 'node:fs'
 import { ConfigError } from '../../core/errors.ts'
 import type { AttentionOptions, Kernels } from '../../core/kernels.ts'
@@ -50,8 +50,8 @@ export function attentionKernels(runtime: CudaRuntime, settings: AttentionSettin
     }
     return isSupported
   }
-  const usesSimple = (q: Tensor, { headDim }: AttentionOptions) =>
-    choice === 'simple' || q.dtype === 'f32' || headDim > 256
+  const usesSimple = (q: Tensor, { headDim, softcap, bias }: AttentionOptions) =>
+    choice === 'simple' || q.dtype === 'f32' || headDim > 256 || softcap !== undefined || bias !== undefined
 
   return {
     attention(out, lse, q, k, v, options) {
@@ -60,8 +60,8 @@ export function attentionKernels(runtime: CudaRuntime, settings: AttentionSettin
       else if (forward?.supports(q, k, v, options)) forward.attention(out, lse, q, k, v, options)
       else mma.attention(out, lse, q, k, v, options)
     },
-    attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options) {
-      if (usesSimple(q, options)) simple.attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options)
+    attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options, dBias) {
+      if (usesSimple(q, options)) simple.attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options, dBias)
       else if (prefersCudnn('backward', q, k, v, options)) {
         cudnn!.attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options)
       } else if (backward?.supports(q, k, v, options)) {

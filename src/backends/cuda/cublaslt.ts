@@ -55,6 +55,8 @@ export interface ProductShape {
   /** For fp8 factors. */
   readonly scaling: Scaling | undefined
   readonly fastAccumulation: boolean
+  /** So many products of matrices that lie one after the other in each operand; default 1. */
+  readonly batch?: number
 }
 
 /** One way to compute a product, as the library encodes it: good for the same library version and card. */
@@ -90,6 +92,8 @@ const DESC = {
   scaleModeOfA: 31,
   scaleModeOfB: 32,
 } as const
+/** cublasLtMatrixLayoutAttribute_t. */
+const LAYOUT = { batchCount: 5, batchStride: 6 } as const
 const PREFERENCE = {
   workspaceBytes: 1,
   reductionSchemes: 3,
@@ -119,6 +123,7 @@ const SIGNATURES = {
   cublasLtMatmulDescSetAttribute: 'pipp',
   cublasLtMatrixLayoutCreate: 'Pippp',
   cublasLtMatrixLayoutDestroy: 'p',
+  cublasLtMatrixLayoutSetAttribute: 'pipp',
   cublasLtMatmulPreferenceCreate: 'P',
   cublasLtMatmulPreferenceDestroy: 'p',
   cublasLtMatmulPreferenceSetAttribute: 'pipp',
@@ -242,7 +247,10 @@ export class CublasLt {
   }
 
   set(
-    name: 'cublasLtMatmulDescSetAttribute' | 'cublasLtMatmulPreferenceSetAttribute',
+    name:
+      | 'cublasLtMatmulDescSetAttribute'
+      | 'cublasLtMatmulPreferenceSetAttribute'
+      | 'cublasLtMatrixLayoutSetAttribute',
     object: number,
     attribute: number,
     bytes: 1 | 4 | 8,
@@ -280,9 +288,15 @@ export class LtProduct {
     this.#matmul = lt.raw('cublasLtMatmul')
     this.#algorithm = lt.slot()
     this.#betaAddress = shape.added === undefined ? lt.zeroAddress : lt.oneAddress
-    const { rows, columns, inner, transposeA, transposeB, a, b, out, added = out } = shape
-    const layout = (of: MatrixLayout, storedRows: number, storedColumns: number): number =>
-      lt.layout(of.type, storedColumns, storedRows, of.stride)
+    const { rows, columns, inner, transposeA, transposeB, a, b, out, added = out, batch = 1 } = shape
+    const layout = (of: MatrixLayout, storedRows: number, storedColumns: number): number => {
+      const made = lt.layout(of.type, storedColumns, storedRows, of.stride)
+      if (batch > 1) {
+        lt.set('cublasLtMatrixLayoutSetAttribute', made, LAYOUT.batchCount, 4, batch)
+        lt.set('cublasLtMatrixLayoutSetAttribute', made, LAYOUT.batchStride, 8, storedRows * of.stride)
+      }
+      return made
+    }
     this.#layouts = {
       a: transposeA ? layout(a, inner, rows) : layout(a, rows, inner),
       b: transposeB ? layout(b, columns, inner) : layout(b, inner, columns),

@@ -5,34 +5,43 @@ import type { DecodePlan, DecodeStep } from '../../core/decode-plan.ts'
 import type { Device } from '../../core/device.ts'
 import type { Dtype } from '../../core/dtype.ts'
 import type { Tensor } from '../../core/tensor.ts'
-import type { Launcher } from './launcher.ts'
+import type { Launcher, TensorMap } from './launcher.ts'
 
 const WARPS = 16
 const THREADS = 32 * WARPS
 /** Inputs of a product come in pieces of this many: one ring entry for each warp, or a slice. */
 const INPUT_PIECE = 512
-/** Bytes of a block's ring entry: 32 for each thread. */
-const ENTRY_BYTES = 32 * THREADS
+/** Bytes of a ring entry of decode-step-many.cu: 32 for each thread. */
+const MANY_ENTRY_BYTES = 32 * THREADS
+/** The same of decode-step-few.cu: 16 rows of a weight with gaps. */
+const FEW_ENTRY_BYTES = 16 * (2 * INPUT_PIECE + 64)
+/** Elements of keys that a chunk of a cache has, and of values. */
+const CHUNK_ELEMENTS = 4096
+/** Chunks of a sequence whose attention is not split, at most; chunks of a split, at least; splits of a sequence, at most. */
+const WHOLE_CHUNKS = 6
+const SPLIT_CHUNKS = 2
+const MAX_SPLITS = 16
 /** Sequences that decode-step-few.cu is the faster one for, and that decode-step-many.cu can take. */
 const FEW = 8
 const MANY = 64
 /** Inputs of a product of which a thread of decode-step-few.cu can keep its part in registers. */
 const FEW_MAX_INPUTS = 16 * INPUT_PIECE
-const SPLIT_POSITIONS = 256
-/** Sequences times key-value heads times splits, at most, where attention is split: more joining than it saves. */
-const MAX_SPLIT_ITEMS = 64
 /** Entries of the rings: fewer would not keep the memory busy, more gained nothing. */
 const MIN_RING = 3
-const FEW_RING = 6
+const FEW_RING = 12
 const MANY_RING = 9
 /** What comes behind the area starts at a multiple of this, as panels of products must. */
 const AREA_STEP = 1024
 /** Shared memory that the compiler takes for itself. */
 const STATIC_BYTES = 2048
+/** COUNTERS lines of 128 bytes. */
+const COUNTER_INTEGERS = 8 * 32
+/** What a copy brings: 32 rows of 64 columns. */
+const MAP_BOX = [64, 32, 1, 1]
 /** struct Layer of decode-step.cuh. */
 const LAYER_BYTES = 64
 /** struct Step of decode-step.cuh: addresses, sizes, floats. */
-const STEP_SIGNATURE = `${'p'.repeat(21)}iiiiiiiff`
+const STEP_SIGNATURE = `${'p'.repeat(21)}iiiiiiiffp`
 
 interface Sizes {
   readonly batchSize: number
@@ -70,27 +79,28 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   if (batchSize > FEW && launcher.computeCapability !== 90) return undefined
 
   const isFew = batchSize <= FEW
+  const blocks = launcher.multiprocessors
   const tokenTiles = isFew ? 1 : 2 ** Math.ceil(Math.log2(batchSize / 8))
   const headRows = numHeads / numKeyValueHeads > 8 ? 16 : 8
   const queryWidth = numHeads * headDim
   const attentionBytes = 4 * WARPS * headRows * (headDim + 2)
   const sumsBytes = 4 * 2 * WARPS * 8 * tokenTiles * 20
-  const joinBytes = 2 * FEW * (queryWidth + 8)
   const sliceBytes = 2 * 8 * tokenTiles * INPUT_PIECE
-  const neededBytes = isFew ? Math.max(attentionBytes, sumsBytes, joinBytes) : Math.max(attentionBytes, sliceBytes)
+  const neededBytes = Math.max(attentionBytes, isFew ? sumsBytes : sliceBytes)
   const areaBytes = AREA_STEP * Math.ceil(neededBytes / AREA_STEP)
   const tableBytes = LAYER_BYTES * weights.layers.length
   const otherBytes = areaBytes + (isFew ? 4 * WARPS * 8 * tokenTiles : 4 * THREADS) + tableBytes
-  const fitting = Math.floor((launcher.maxSharedBytes - STATIC_BYTES - otherBytes) / ENTRY_BYTES)
+  const entryBytes = isFew ? FEW_ENTRY_BYTES : MANY_ENTRY_BYTES
+  const fitting = Math.floor((launcher.maxSharedBytes - STATIC_BYTES - otherBytes) / entryBytes)
   const ring = Math.min(isFew ? FEW_RING : MANY_RING, fitting)
   if (ring < MIN_RING) return undefined
 
-  const splits = Math.floor(MAX_SPLIT_ITEMS / (batchSize * numKeyValueHeads))
-  const maxSplits = isFew ? Math.max(1, Math.min(Math.ceil(sizes.capacity / SPLIT_POSITIONS), splits)) : 1
-  const items = batchSize * numKeyValueHeads * maxSplits
-  const teamWarps = items <= launcher.multiprocessors ? WARPS : WARPS / 2
+  const chunks = Math.ceil((sizes.capacity * headDim) / CHUNK_ELEMENTS)
+  const room = Math.floor(blocks / (batchSize * numKeyValueHeads))
+  const splits = Math.max(1, Math.min(MAX_SPLITS, Math.ceil(chunks / SPLIT_CHUNKS), room))
+  const maxSplits = isFew && chunks > WHOLE_CHUNKS ? splits : 1
+  const teamWarps = batchSize * numKeyValueHeads <= blocks ? WARPS : WARPS / 2
 
-  const blocks = launcher.multiprocessors
   const floats = (...shape: number[]): Tensor => standaloneTensor(device, shape, 'f32')
   const integers = (count: number): Tensor => {
     const tensor = standaloneTensor(device, [count], 'i32')
@@ -113,13 +123,13 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
     floats(batchSize, maxSplits, queryWidth),
     floats(batchSize, maxSplits, numHeads),
     integers(2 * batchSize * blocks),
-    integers(2),
+    integers(COUNTER_INTEGERS),
   ]
   if (!isFew) scratch.push(floats(Math.max(...units), 16 * 8 * tokenTiles), floats(hiddenSize / 16, 8 * tokenTiles))
   const name = isFew ? 'few' : 'many'
   const kernel = launcher.kernel(`decode-step-${name}`, `decode_step_${name}`, STEP_SIGNATURE, {
     dtype,
-    sharedBytes: ring * ENTRY_BYTES + otherBytes,
+    sharedBytes: ring * entryBytes + otherBytes,
     defines: {
       HIDDEN: hiddenSize,
       FEED_FORWARD: intermediateSize,
@@ -144,10 +154,11 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
     history,
     made,
   ]
+  const maps = mapTable(device, launcher, plan)
   return () => {
     kernel(
       blocks,
-      THREADS,
+      isFew ? THREADS + 32 : THREADS,
       ...state.map((tensor) => tensor.address),
       logits?.address ?? 0,
       ...scratch.map((tensor) => tensor.address),
@@ -161,6 +172,7 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
       teamWarps,
       weights.eps,
       1 / Math.sqrt(headDim),
+      maps.address,
     )
   }
 }
@@ -172,5 +184,20 @@ function layerTable(device: Device, { weights, keys, values }: DecodePlan): Tens
   )
   const table = standaloneTensor(device, [2 * addresses.length], 'i32')
   device.write(table, new Int32Array(BigUint64Array.from(addresses, BigInt).buffer))
+  return table
+}
+
+/** Tensor maps of qkv, o, gateUp, down, keys and values of every layer, and of the head, as decode-attention.cuh has them. */
+function mapTable(device: Device, launcher: Launcher, { weights, keys, values }: DecodePlan): Tensor {
+  const mapOf = ({ address, dtype, shape }: Tensor): TensorMap => {
+    const [sequences, rows, columns] = shape.length === 3 ? (shape as [number, number, number]) : [1, ...shape]
+    const sizes = [columns!, rows!, sequences, 1]
+    const strides = [columns!, columns! * rows!, columns! * rows! * sequences]
+    return launcher.tensorMap({ dtype, address, sizes, strides, box: MAP_BOX, swizzle: 128 })
+  }
+  const tensors = weights.layers.flatMap(({ qkv, o, gateUp, down }, l) => [qkv, o, gateUp, down, keys[l]!, values[l]!])
+  const maps = Buffer.concat([...tensors, weights.head].map(mapOf))
+  const table = standaloneTensor(device, [maps.length / 4], 'i32')
+  device.write(table, new Int32Array(new Uint8Array(maps).buffer))
   return table
 }

@@ -4,10 +4,13 @@ import type { DecodePlan, DecodeStep } from '../../core/decode-plan.ts'
 import type { Device, DeviceBuffer, DeviceMemory, Recording, TrainingShape } from '../../core/device.ts'
 import { DTYPE_BYTES, type Dtype, type HostArray, hostArray } from '../../core/dtype.ts'
 import { invariant, ShapeError } from '../../core/errors.ts'
+import type { Fp8Kernels, Fp8Scaling } from '../../core/fp8.ts'
 import type { Kernels } from '../../core/kernels.ts'
 import { Storage, show, Tensor } from '../../core/tensor.ts'
+import type { VanillaAttentionParts } from '../../core/vanilla-attention.ts'
 import { activationKernels } from './activation.ts'
 import { type AttentionChoice, attentionKernels } from './attention.ts'
+import { vanillaAttentionParts } from './attention-vanilla.ts'
 import { type CublasLt, ltVersionText } from './cublaslt.ts'
 import { type CudnnLibrary, cudnnVersionText } from './cudnn.ts'
 import { decodeKernels } from './decode.ts'
@@ -15,6 +18,7 @@ import { decodeStep } from './decode-step.ts'
 import { versionText } from './driver.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { embeddingKernels } from './embedding.ts'
+import { expectFp8, fp8Kernels } from './fp8.ts'
 import { HostLink } from './host-link.ts'
 import { lossKernels } from './loss.ts'
 import { CudaMatmul } from './matmul.ts'
@@ -23,8 +27,11 @@ import { optimizerKernels } from './optimizer.ts'
 import { randomKernels } from './random.ts'
 import type { CardProperties, CudaRuntime } from './runtime.ts'
 
-/** Element type of activations and of the weights that ops read; masters, gradients and states are f32 with all of them. */
-export type CudaPrecision = 'bf16' | 'f16' | 'f32'
+/**
+ * Element type of activations and of the weights that ops read; masters, gradients and states are f32 with all of them.
+ * fp8: as bf16, and the layers' products of training have factors in 8 bits.
+ */
+export type CudaPrecision = 'bf16' | 'f16' | 'f32' | 'fp8'
 
 /** Half a gigabyte in 16 bits: 8192 rows and more of a vocabulary of 50 000. */
 const LOGITS_CHUNK_ELEMENTS = 1 << 29
@@ -51,6 +58,8 @@ export interface CudaDeviceParts {
   readonly cacheDir: string
   readonly cudnn: CudnnLibrary | undefined
   readonly precision: CudaPrecision
+  /** How factors in fp8 are scaled. */
+  readonly fp8Scaling: Fp8Scaling
   readonly attention: AttentionChoice
   readonly isDeterministic: boolean
 }
@@ -62,6 +71,7 @@ export class CudaDevice implements Device {
   readonly logitsChunkElements = LOGITS_CHUNK_ELEMENTS
   readonly libraryBytes = LIBRARY_BYTES
   readonly kernels: Kernels
+  readonly fp8: Fp8Kernels | undefined
   readonly precision: CudaPrecision
   readonly runtime: CudaRuntime
   readonly matmul: CudaMatmul
@@ -77,17 +87,19 @@ export class CudaDevice implements Device {
   peakBytes = 0
   #isClosed = false
 
-  constructor({ runtime, lt, cacheDir, cudnn, precision, attention, isDeterministic }: CudaDeviceParts) {
+  constructor({ runtime, lt, cacheDir, cudnn, precision, fp8Scaling, attention, isDeterministic }: CudaDeviceParts) {
+    if (precision === 'fp8') expectFp8(runtime, fp8Scaling)
     this.runtime = runtime
     this.precision = precision
     this.#lt = lt
     this.#cudnn = cudnn
     this.name = `cuda:${runtime.card.index}`
-    this.floatDtype = precision
+    this.floatDtype = precision === 'fp8' ? 'bf16' : precision
     this.#link = new HostLink(runtime)
     this.#unreachable = new FinalizationRegistry((address) => this.#free(address))
     const elementwise = elementwiseKernels(runtime)
     this.matmul = new CudaMatmul(runtime, lt, elementwise.sumRows, { cacheDir })
+    this.fp8 = precision === 'fp8' ? fp8Kernels(runtime, this.matmul, fp8Scaling) : undefined
     this.kernels = {
       ...elementwise,
       ...this.matmul.kernels,
@@ -192,7 +204,15 @@ export class CudaDevice implements Device {
     if (this.matmul.untuned > 0) this.matmul.tune()
   }
 
-  /** The same for the same card, driver, compiler and cuBLASLt; which algorithms were chosen is the cache folder's to keep. */
+  choices(): Record<string, string> {
+    return this.matmul.signatures()
+  }
+
+  choiceOf(call: string): string | undefined {
+    return this.matmul.signature(call)
+  }
+
+  /** The same for the same card, driver, compiler and cuBLASLt; which algorithms were chosen is in `choices`. */
   get fingerprint(): string {
     return `${this.runtime.fingerprint}-${this.#lt.version}`
   }
@@ -210,6 +230,11 @@ export class CudaDevice implements Device {
     ]
     if (this.#cudnn !== undefined) parts.push(this.#cudnn.problem ?? `cuDNN ${cudnnVersionText(this.#cudnn.version)}`)
     return parts.join(', ')
+  }
+
+  /** Attention by whole matrices, to be measured beside this device's. */
+  vanillaAttention(): VanillaAttentionParts {
+    return vanillaAttentionParts(this.runtime, this.#lt)
   }
 
   /** FLOP/s of large products in this device's precision, measured in about 50 ms. */

@@ -75,6 +75,16 @@ const NOT_READY = 600
 /** After these (illegal access, misaligned address, failed launch ...) every further call fails. */
 const LOST = new Set([214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719])
 
+/** What to do about statuses that say more about the machine than about the call. */
+const REMEDIES: Readonly<Record<number, string>> = {
+  [OUT_OF_MEMORY]:
+    'nvidia-smi shows which programs hold the memory: end one, take another card (--device cuda:1), or use --device cpu',
+  46: 'another program has the card for itself: end it, or take another card (--device cuda:1)',
+  100: 'the driver shows no card: check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu',
+  802: 'the cards of this machine wait for nvidia-fabricmanager: start that service',
+  803: 'libcuda and the kernel module are of different versions: restart the machine after an update of the driver',
+}
+
 /** Statuses of cuResult that a caller may want to tell apart. */
 export const CU = { outOfMemory: OUT_OF_MEMORY, notReady: NOT_READY } as const
 
@@ -94,26 +104,29 @@ export class CudaDriver {
     let library: Library
     try {
       library = koffi.load(path)
+      this.#errorString = library.func('int cuGetErrorString(int, _Out_ const char**)')
     } catch (cause) {
       throw new DeviceError(`cuda: the NVIDIA driver ${path} cannot be loaded: install a driver for this card`, {
         cause,
       })
     }
-    for (const [name, signature] of Object.entries(FUNCTIONS) as [DriverFunction, string][]) {
-      this.#functions.set(name, this.#bind(library, name, signature))
+    const bind = (name: DriverFunction): void => {
+      this.#functions.set(name, this.#bind(library, name, FUNCTIONS[name]))
     }
-    this.#errorString = library.func('int cuGetErrorString(int, _Out_ const char**)')
-    const status = this.attempt('cuInit', 0)
-    if (status !== 0) {
-      throw new DeviceError(
-        `cuda: the driver ${path} does not start (${this.explain(status)}): check that nvidia-smi shows a card`,
-      )
-    }
+    bind('cuInit')
+    bind('cuDriverGetVersion')
+    // Before the other functions: an old driver lacks some of them, and its version says it better.
     this.version = this.integer('cuDriverGetVersion')
     if (this.version < MINIMUM_DRIVER) {
       throw new DeviceError(
-        `cuda: the driver is for CUDA ${versionText(this.version)}, ${versionText(MINIMUM_DRIVER)} or newer is needed: update the NVIDIA driver`,
+        `cuda: the driver is for CUDA ${versionText(this.version)}, ${versionText(MINIMUM_DRIVER)} or newer is needed: update the NVIDIA driver, or use --device cpu`,
       )
+    }
+    for (const name of Object.keys(FUNCTIONS) as DriverFunction[]) bind(name)
+    const status = this.attempt('cuInit', 0)
+    if (status !== 0) {
+      const remedy = REMEDIES[status] ?? 'check that nvidia-smi shows a card'
+      throw new DeviceError(`cuda: the driver ${path} does not start (${this.explain(status)}): ${remedy}`)
     }
   }
 
@@ -147,8 +160,10 @@ export class CudaDriver {
   }
 
   fail(name: DriverFunction, status: number): never {
-    const remedy = LOST.has(status) ? "; the card's state is lost, start again from the last checkpoint" : ''
-    throw new DeviceError(`cuda: ${name} failed: ${this.explain(status)} (status ${status})${remedy}`)
+    const lost = LOST.has(status) ? "the card's state is lost, start again from the last checkpoint" : undefined
+    const remedy = REMEDIES[status] ?? lost
+    const reason = `${this.explain(status)} (status ${status})`
+    throw new DeviceError(`cuda: ${name} failed: ${reason}${remedy === undefined ? '' : `; ${remedy}`}`)
   }
 
   /** Calls a function whose first argument is the answer (an int32, or a handle or address). */

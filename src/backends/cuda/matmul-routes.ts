@@ -1,11 +1,13 @@
 // The ways to compute one kind of matmul call: with everything in cuBLASLt's epilogue, or with passes of our own around a
-// plainer product (kernels/matmul.cu), or without cuBLASLt where it refuses. Which one is used is decided in matmul.ts.
+// plainer product (kernels/matmul.cu), or without cuBLASLt where it refuses, or by our own kernel for Hopper
+// (matmul-hopper.ts). Which one is used is decided in matmul.ts.
 import { DTYPE_BYTES, type Dtype } from '../../core/dtype.ts'
 import { invariant } from '../../core/errors.ts'
 import type { Kernels, MatmulOptions } from '../../core/kernels.ts'
 import type { Tensor } from '../../core/tensor.ts'
 import { type Algorithm, type CublasLt, type Epilogue, LtProduct, type LtType, type MatrixLayout } from './cublaslt.ts'
 import { blocksFor, type CudaKernel, type Launcher } from './launcher.ts'
+import { HOPPER_VARIANTS, type HopperProducts } from './matmul-hopper.ts'
 
 /** The factors are bytes in an fp8 format: a [M, K], b [N, K]. */
 export interface Fp8Options {
@@ -18,8 +20,26 @@ export interface Fp8Options {
   readonly fastAccumulation: boolean
 }
 
+/** A call's tensors and options, as `matmul` gets them. */
+export interface Operands {
+  readonly out: Tensor
+  readonly a: Tensor
+  readonly b: Tensor
+  readonly options: MatmulOptions
+  readonly fp8: Fp8Options | undefined
+}
+
+/** One way to compute calls of one kind, ready to be launched. */
+export interface Route {
+  readonly name: string
+  /** What there is to choose from; none where the way is closed. */
+  readonly candidates: readonly Algorithm[]
+  use(algorithm: Algorithm): void
+  run(out: Tensor, a: Tensor, b: Tensor, options: MatmulOptions, fp8: Fp8Options | undefined): void
+}
+
 /** What a call does beside its tensors' sizes. */
-export interface RouteShape {
+interface RouteShape {
   readonly name: 'fused' | 'separate'
   readonly target: 'out' | 'preActivation'
   readonly added: 'out' | 'residual' | undefined
@@ -52,6 +72,7 @@ export class RouteContext {
   readonly workspace: { readonly address: number; readonly bytes: number }
   /** Makes the sums that no epilogue makes. */
   readonly sumRows: Kernels['sumRows']
+  readonly hopper: HopperProducts
   readonly #passes = new Map<Dtype, Passes>()
 
   constructor(
@@ -59,11 +80,13 @@ export class RouteContext {
     launcher: Launcher,
     sumRows: Kernels['sumRows'],
     workspace: { address: number; bytes: number },
+    hopper: HopperProducts,
   ) {
     this.lt = lt
     this.launcher = launcher
     this.sumRows = sumRows
     this.workspace = workspace
+    this.hopper = hopper
   }
 
   passes(dtype: Dtype): Passes {
@@ -82,8 +105,22 @@ export class RouteContext {
   }
 }
 
-/** The routes of a call, the one with the most in the epilogue first. The last one works for every call. */
-export function routeShapes(out: Tensor, a: Tensor, options: MatmulOptions): RouteShape[] {
+/** Names of the routes of a call, the one that a first run should take first. */
+export function routeNames(context: RouteContext, { out, a, b, options, fp8 }: Operands): string[] {
+  const names: string[] = routeShapes(out, a, options).map((shape) => shape.name)
+  return fp8 === undefined && context.hopper.supports(out, a, b, options) ? [...names, HopperRoute.title] : names
+}
+
+/** The route of that name for calls with operands like these. */
+export function routeOf(context: RouteContext, name: string, operands: Operands): Route {
+  if (name === HopperRoute.title) return new HopperRoute(context)
+  const { out, a, b, options, fp8 } = operands
+  const shape = routeShapes(out, a, options).find((candidate) => candidate.name === name)!
+  return new LtRoute(context, shape, out, a, b, options, fp8)
+}
+
+/** The routes through cuBLASLt, the one with the most in the epilogue first. The last one works for every call. */
+function routeShapes(out: Tensor, a: Tensor, options: MatmulOptions): RouteShape[] {
   const { accumulate = false, bias, residual, gelu, geluBackward, sumOfA, sumOfB } = options
   const plain = { target: 'out', added: undefined, epilogue: 'none', passBias: false, passResidual: false } as const
   if (gelu !== undefined) {
@@ -128,8 +165,38 @@ function isAuxiliary(pre: Tensor, out: Tensor): boolean {
   return pre.dtype === out.dtype && pre.rowStride % AUXILIARY_MULTIPLE === 0
 }
 
-/** One way to compute calls of one kind, ready to be launched. */
-export class Route {
+/** Our own kernel: everything in its epilogue. A choice is one of its variants. */
+class HopperRoute implements Route {
+  static readonly title = 'own'
+  readonly name = HopperRoute.title
+  readonly candidates = HOPPER_VARIANTS.map((_, i) => ({ code: Uint8Array.of(i), workspaceBytes: 0 }))
+  readonly #context: RouteContext
+  #variant = 0
+
+  constructor(context: RouteContext) {
+    this.#context = context
+  }
+
+  use({ code }: Algorithm): void {
+    this.#variant = code[0]!
+  }
+
+  run(out: Tensor, a: Tensor, b: Tensor, options: MatmulOptions): void {
+    const { hopper, launcher } = this.#context
+    const { sumOfOut } = options
+    if (sumOfOut === undefined) {
+      hopper.run(this.#variant, out, a, b, options)
+      return
+    }
+    const parts = Math.ceil(out.rowCount / hopper.partRows(this.#variant))
+    const partials = launcher.scratch(4 * parts * out.columnCount)
+    hopper.run(this.#variant, out, a, b, options, partials)
+    hopper.addParts(sumOfOut.sums, partials, parts, sumOfOut.accumulate)
+  }
+}
+
+/** A product of cuBLASLt with the passes that it needs. */
+class LtRoute implements Route {
   readonly shape: RouteShape
   /** None where cuBLASLt refuses: then the plain kernel computes. */
   readonly candidates: readonly Algorithm[]
@@ -180,6 +247,10 @@ export class Route {
     else product.destroy()
   }
 
+  get name(): string {
+    return this.shape.name
+  }
+
   use(algorithm: Algorithm): void {
     this.#product!.use(algorithm)
   }
@@ -220,6 +291,7 @@ export class Route {
       )
     }
     if (this.#hasPass) this.#pass(out, a.dtype, options)
+    if (options.sumOfOut !== undefined) context.sumRows(options.sumOfOut.sums, out, options.sumOfOut.accumulate)
     if (sums !== undefined && accumulate) {
       context.passes(a.dtype).addSums(blocksFor(sums.size, 256), 256, sums.address, sumsAddress, sums.size)
     }

@@ -6,7 +6,16 @@ import { invariant } from '../../core/errors.ts'
 import type { Kernels, MatmulOptions } from '../../core/kernels.ts'
 import { Storage, Tensor } from '../../core/tensor.ts'
 import type { CublasLt } from './cublaslt.ts'
-import { alignmentOf, type Fp8Options, Route, RouteContext, routeShapes } from './matmul-routes.ts'
+import { HopperProducts } from './matmul-hopper.ts'
+import {
+  alignmentOf,
+  type Fp8Options,
+  type Operands,
+  type Route,
+  RouteContext,
+  routeNames,
+  routeOf,
+} from './matmul-routes.ts'
 import { type Choice, ChoiceStore, type Contender, timeContenders } from './matmul-search.ts'
 import type { CudaRuntime } from './runtime.ts'
 
@@ -33,15 +42,6 @@ const WORKSPACE_BYTES = 32 << 20
 const COLD_BYTES = 128 << 20
 const MAX_COPIES = 8
 
-/** A call's tensors and options, as `matmul` gets them. */
-interface Operands {
-  readonly out: Tensor
-  readonly a: Tensor
-  readonly b: Tensor
-  readonly options: MatmulOptions
-  readonly fp8: Fp8Options | undefined
-}
-
 /** Everything about one kind of call. */
 interface Plan {
   readonly call: string
@@ -61,6 +61,7 @@ export class CudaMatmul {
   readonly #context: RouteContext
   readonly #store: ChoiceStore
   readonly #plans = new Map<string, Plan>()
+  #last: Plan | undefined
 
   /** @param sumRows  this device's, for sums that no epilogue makes */
   constructor(
@@ -72,17 +73,24 @@ export class CudaMatmul {
     this.#runtime = runtime
     this.#lt = lt
     const workspace = { address: runtime.allocate(workspaceBytes), bytes: workspaceBytes }
-    this.#context = new RouteContext(lt, runtime, sumRows, workspace)
+    this.#context = new RouteContext(lt, runtime, sumRows, workspace, new HopperProducts(runtime))
     this.#store = new ChoiceStore(cacheDir, runtime.card.name, lt.version)
     this.kernels = { matmul: (out, a, b, options) => this.#run(out, a, b, options, undefined) }
   }
 
   /**
-   * out [M, N] (+)= scaleA scaleB a b^T, a [M, K] and b [N, K] bytes in fp8 formats, out bf16, f16 or f32. All sizes
-   * must be multiples of 16, and addresses too: that is what the tensor cores take.
+   * out [M, N] (+)= scaleA scaleB a b^T + bias + residual, a [M, K] and b [N, K] bytes in fp8 formats, out bf16, f16 or
+   * f32, bias and residual of its type. All sizes must be multiples of 16, and addresses too: that is what the tensor
+   * cores take.
    */
-  fp8(out: Tensor, a: Tensor, b: Tensor, fp8: Fp8Options, accumulate = false): void {
-    this.#run(out, a, b, { transposeB: true, accumulate }, fp8)
+  fp8(
+    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    fp8: Fp8Options,
+    options: Pick<MatmulOptions, 'accumulate' | 'bias' | 'residual'> = {},
+  ): void {
+    this.#run(out, a, b, { transposeB: true, ...options }, fp8)
   }
 
   #run(out: Tensor, a: Tensor, b: Tensor, options: MatmulOptions, fp8: Fp8Options | undefined): void {
@@ -93,6 +101,7 @@ export class CudaMatmul {
       plan = this.#plan({ out, a, b, options, fp8 })
       this.#plans.set(key, plan)
     }
+    this.#last = plan
     plan.route.run(out, a, b, options, fp8)
   }
 
@@ -107,7 +116,7 @@ export class CudaMatmul {
       routes: new Map<string, Route>(),
     }
     const stored = this.#store.get(call)
-    const names = routeShapes(out, a, options).map((shape) => shape.name)
+    const names = routeNames(this.#context, operands)
     const name = stored?.route ?? names.find((each) => this.#route(plan, each).candidates.length > 0) ?? 'separate'
     const route = this.#route(plan, name)
     const algorithm = stored?.algorithm ?? route.candidates[0]
@@ -121,9 +130,7 @@ export class CudaMatmul {
   #route({ routes, specimen }: Pick<Plan, 'routes' | 'specimen'>, name: string): Route {
     let route = routes.get(name)
     if (route === undefined) {
-      const { out, a, b, options, fp8 } = specimen
-      const shape = routeShapes(out, a, options).find((candidate) => candidate.name === name)!
-      route = new Route(this.#context, shape, out, a, b, options, fp8)
+      route = routeOf(this.#context, name, specimen)
       routes.set(name, route)
     }
     return route
@@ -184,10 +191,9 @@ export class CudaMatmul {
     sets.forEach((set, i) => {
       for (const [j, tensor] of tensorsOf(set).entries()) this.#fillWithNoise(tensor, 1000 * i + j)
     })
-    const { out, a, options } = plan.specimen
-    const routes = routeShapes(out, a, options).map((shape) => this.#route(plan, shape.name))
+    const routes = routeNames(this.#context, plan.specimen).map((name) => this.#route(plan, name))
     const entries = routes.flatMap((route) =>
-      route.candidates.map((algorithm) => ({ route, choice: { route: route.shape.name, algorithm } })),
+      route.candidates.map((algorithm) => ({ route, choice: { route: route.name, algorithm } })),
     )
     const contenders = entries.map(
       ({ route, choice }): Contender => ({
@@ -206,7 +212,7 @@ export class CudaMatmul {
       flops: plan.flops,
       first: times[0]!,
       best,
-      routes: Object.fromEntries(routes.map((route) => [route.shape.name, bestOf(route)])),
+      routes: Object.fromEntries(routes.map((route) => [route.name, bestOf(route)])),
       candidates: entries.length,
     }
     return { result, choice: entries[times.indexOf(best)]!.choice }
@@ -217,6 +223,11 @@ export class CudaMatmul {
     const name = isFp8 ? 'matmul_noise_fp8' : 'matmul_noise'
     const noise = this.#runtime.kernel('matmul', name, 'plu', isFp8 ? {} : { dtype: tensor.dtype })
     noise(8 * this.#runtime.multiprocessors, 256, tensor.address, tensor.rowCount * tensor.rowStride, seed)
+  }
+
+  /** How the last call was computed. */
+  get lastRoute(): string {
+    return this.#last?.route.name ?? 'none'
   }
 
   /** Every kind of call so far and how it is computed: for benches and for people who look for a slow one. */
@@ -233,6 +244,19 @@ export class CudaMatmul {
     this.#runtime.free(this.#context.workspace.address)
   }
 
+  /** How each kind of call that has been decided is computed, as short texts by call: the same text, the same bits. */
+  signatures(): Record<string, string> {
+    const decided = [...this.#plans.values()].filter(({ isTuned }) => isTuned)
+    return Object.fromEntries(decided.map(({ call, choice }) => [call, signatureOf(choice)]))
+  }
+
+  /** Of one kind of call, made already or only timed by an earlier run; undefined where nothing is decided. */
+  signature(call: string): string | undefined {
+    const plan = [...this.#plans.values()].find((each) => each.call === call)
+    const choice = plan?.isTuned ? plan.choice : this.#store.get(call)
+    return choice && signatureOf(choice)
+  }
+
   /** A short text that is the same where all calls so far were computed by the same algorithms. */
   get fingerprint(): string {
     const hash = createHash('sha256').update(`${this.#runtime.card.name} ${this.#lt.version}`)
@@ -241,6 +265,11 @@ export class CudaMatmul {
     }
     return hash.digest('hex').slice(0, 16)
   }
+}
+
+function signatureOf({ route, algorithm }: Choice): string {
+  if (algorithm === undefined) return route
+  return `${route} ${createHash('sha256').update(algorithm.code).digest('hex').slice(0, 8)}`
 }
 
 const TYPE_DIGIT: Readonly<Record<string, number>> = { f32: 1, bf16: 2, f16: 3, u8: 4, f64: 5, i32: 6 }
@@ -252,7 +281,7 @@ function kindOf(tensor: Tensor | undefined): number {
 
 /** What the plan of a call is found by: made for every call, so it is as short as can be. */
 function keyOf(out: Tensor, a: Tensor, b: Tensor, options: MatmulOptions, fp8: Fp8Options | undefined): string {
-  const { bias, residual, gelu, geluBackward, sumOfA, sumOfB } = options
+  const { bias, residual, gelu, geluBackward, sumOfA, sumOfB, sumOfOut } = options
   const pre = gelu?.preActivation ?? geluBackward
   const flags =
     (options.transposeA ? 1 : 0) +
@@ -262,6 +291,7 @@ function keyOf(out: Tensor, a: Tensor, b: Tensor, options: MatmulOptions, fp8: F
     (sumOfA ? 16 : 0) +
     (sumOfB ? 32 : 0) +
     64 * (kindOf(bias) + 4 * (kindOf(residual) + 4 * kindOf(pre))) +
+    2 ** 20 * (sumOfOut ? (sumOfOut.accumulate ? 2 : 1) : 0) +
     4096 * (TYPE_DIGIT[a.dtype]! + 8 * TYPE_DIGIT[out.dtype]!)
   const alignments =
     alignmentOf(a) +
@@ -294,18 +324,20 @@ function describe({ out, a, b, options, fp8 }: Operands): string {
   if (options.geluBackward) parts.push(`geluBackward ${tensor(options.geluBackward)}`)
   if (options.sumOfA) parts.push('sumOfA')
   if (options.sumOfB) parts.push('sumOfB')
+  if (options.sumOfOut) parts.push('sumOfOut')
   if (fp8) parts.push(fp8.scaleA.size === 1 ? 'scaled' : 'scaled by rows', fp8.fastAccumulation ? 'fast' : 'exact')
   return parts.join(', ')
 }
 
 /** The interface's conditions, once for each kind of call. */
 function expectSound({ out, a, b, options, fp8 }: Operands): void {
-  const { transposeA, transposeB, accumulate, bias, residual, gelu, geluBackward, sumOfA, sumOfB } = options
+  const { transposeA, transposeB, accumulate, bias, residual, gelu, geluBackward, sumOfA, sumOfB, sumOfOut } = options
   invariant(a.dtype === b.dtype, `matmul: a is ${a.dtype} and b is ${b.dtype}`)
   invariant(out.dtype === a.dtype || out.dtype === 'f32' || fp8 !== undefined, `matmul: ${out.dtype} of ${a.dtype}`)
   for (const other of [bias, residual, gelu?.preActivation, geluBackward]) {
+    const isOfKind = other?.dtype === (fp8 === undefined ? a.dtype : out.dtype)
     invariant(
-      other === undefined || other.dtype === a.dtype || other.dtype === 'f32',
+      other === undefined || isOfKind || (other.dtype === 'f32' && fp8 === undefined),
       `matmul: ${other?.dtype} beside factors of ${a.dtype}`,
     )
   }
@@ -317,11 +349,16 @@ function expectSound({ out, a, b, options, fp8 }: Operands): void {
     'matmul: sumOfA is f32, of a [K, M]',
   )
   invariant(sumOfB === undefined || (!transposeB && sumOfB.dtype === 'f32'), 'matmul: sumOfB is f32, of b [K, N]')
+  invariant(
+    sumOfOut === undefined || (geluBackward !== undefined && sumOfOut.sums.dtype === 'f32'),
+    'matmul: sumOfOut is f32, beside geluBackward',
+  )
 }
 
 function tensorsOf({ out, a, b, options, fp8 }: Operands): Tensor[] {
-  const { bias, residual, gelu, geluBackward, sumOfA, sumOfB } = options
-  const all = [out, a, b, bias, residual, gelu?.preActivation, geluBackward, sumOfA, sumOfB, fp8?.scaleA, fp8?.scaleB]
+  const { bias, residual, gelu, geluBackward, sumOfA, sumOfB, sumOfOut } = options
+  const extras = [bias, residual, gelu?.preActivation, geluBackward, sumOfA, sumOfB, sumOfOut?.sums]
+  const all = [out, a, b, ...extras, fp8?.scaleA, fp8?.scaleB]
   return all.filter((tensor) => tensor !== undefined)
 }
 
@@ -348,7 +385,7 @@ function operandsAt(operands: Operands, addressOf: (tensor: Tensor) => number): 
     return copy
   }
   const { out, a, b, options, fp8 } = operands
-  const { bias, residual, gelu, geluBackward, sumOfA, sumOfB, ...flags } = options
+  const { bias, residual, gelu, geluBackward, sumOfA, sumOfB, sumOfOut, ...flags } = options
   return {
     out: move(out),
     a: move(a),
@@ -361,6 +398,7 @@ function operandsAt(operands: Operands, addressOf: (tensor: Tensor) => number): 
       ...(geluBackward && { geluBackward: move(geluBackward) }),
       ...(sumOfA && { sumOfA: move(sumOfA) }),
       ...(sumOfB && { sumOfB: move(sumOfB) }),
+      ...(sumOfOut && { sumOfOut: { ...sumOfOut, sums: move(sumOfOut.sums) } }),
     },
     fp8: fp8 && { ...fp8, scaleA: move(fp8.scaleA), scaleB: move(fp8.scaleB) },
   }

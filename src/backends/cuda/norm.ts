@@ -51,6 +51,8 @@ interface Gradients {
   readonly dx?: Tensor
   readonly dWeight?: Tensor
   readonly dBias?: Tensor
+  /** Sums over rows of dx; with all of the others. */
+  readonly sumOfDx?: { readonly sums: Tensor; readonly accumulate: boolean } | undefined
   readonly accumulate: { readonly dx?: boolean; readonly dWeight?: boolean; readonly dBias?: boolean }
 }
 
@@ -79,7 +81,7 @@ export function normKernels(launcher: Launcher): Pick<Kernels, Family> {
   }
   const normForward = family('norm', 'norm_forward', 'pppppplif')
   const normBackward = family('norm-backward', 'norm_backward', 'ppppppplii')
-  const addParts = family('norm-backward', 'norm_add_parts', 'pppiii')
+  const addParts = family('norm-backward', 'norm_add_parts', 'ppppiii')
 
   const forward = (
     out: Tensor,
@@ -107,7 +109,8 @@ export function normKernels(launcher: Launcher): Pick<Kernels, Family> {
     )
   }
 
-  const backward = ({ dOut, x, weight, mean, rstd }: Saved, { dx, dWeight, dBias, accumulate }: Gradients): void => {
+  const backward = (saved: Saved, { dx, dWeight, dBias, accumulate, sumOfDx }: Gradients): void => {
+    const { dOut, x, weight, mean, rstd } = saved
     const others = [dOut, dx, weight].filter((tensor) => tensor !== undefined)
     const layout = layoutOf(x, others, COLUMNS.backward)
     const { GROUP, GROUPS, WARPS, TEAMS } = layout
@@ -119,6 +122,7 @@ export function normKernels(launcher: Launcher): Pick<Kernels, Family> {
       IS_LAYERNORM: Number(mean !== undefined),
       WITH_INPUT: Number(dx !== undefined),
       WITH_WEIGHT: Number(dWeight !== undefined),
+      WITH_SUMS: Number(sumOfDx !== undefined),
       MIN_BLOCKS: Math.max(1, Math.floor((blocks * THREADS) / threads)),
     }
     const dtype = FLOATS[floatNumber('norm', 'x', x)]!
@@ -127,7 +131,7 @@ export function normKernels(launcher: Launcher): Pick<Kernels, Family> {
         ? Math.ceil(x.rowCount / TEAMS)
         : blocksFor(x.rowCount, TEAMS * LEAST_ROWS, blocks * PARTS_PER_BLOCK)
     const width = GROUPS * GROUP * 32 * WARPS
-    const sums = dBias === undefined ? 1 : 2
+    const sums = sumOfDx !== undefined ? 3 : dBias !== undefined ? 2 : 1
     const partials = dWeight === undefined ? 0 : launcher.scratch(parts * width * sums * 4)
     normBackward(dtype, defines)(
       parts,
@@ -150,10 +154,13 @@ export function normKernels(launcher: Launcher): Pick<Kernels, Family> {
       1024,
       dWeight.address,
       dBias?.address ?? 0,
+      sumOfDx?.sums.address ?? 0,
       partials,
       parts,
       x.columnCount,
-      Number(accumulate.dWeight ?? false) + 2 * Number(accumulate.dBias ?? false),
+      Number(accumulate.dWeight ?? false) +
+        2 * Number(accumulate.dBias ?? false) +
+        4 * Number(sumOfDx?.accumulate ?? false),
     )
   }
 
@@ -170,7 +177,7 @@ export function normKernels(launcher: Launcher): Pick<Kernels, Family> {
       backward({ dOut, x, weight, mean, rstd }, { dx, accumulate: { dx: accumulate } }),
     layernormBackwardWeight: (dWeight, dBias, dOut, x, mean, rstd, accumulate) =>
       backward({ dOut, x, mean, rstd }, { dWeight, dBias, accumulate: { dWeight: accumulate, dBias: accumulate } }),
-    layernormBackward: (dx, dWeight, dBias, dOut, x, weight, mean, rstd, accumulate) =>
-      backward({ dOut, x, weight, mean, rstd }, { dx, dWeight, dBias, accumulate }),
+    layernormBackward: (dx, dWeight, dBias, dOut, x, weight, mean, rstd, accumulate, sumOfDx) =>
+      backward({ dOut, x, weight, mean, rstd }, { dx, dWeight, dBias, accumulate, sumOfDx }),
   }
 }

@@ -60,19 +60,19 @@ export class CudaRuntime implements Launcher {
   #isCapturing = false
 
   /**
-   * @param index  which card, as the driver counts
-   * @throws DeviceError if there is no such card, or it is older than compute capability 8.0
+   * @param card  from `cardAt`
+   * @throws DeviceError if its memory is taken, or `architecture` is newer than it
    */
-  constructor(driver: CudaDriver, compiler: KernelCompiler, index: number, options: { architecture?: string } = {}) {
+  constructor(
+    driver: CudaDriver,
+    compiler: KernelCompiler,
+    card: CardProperties,
+    options: { architecture?: string } = {},
+  ) {
     this.driver = driver
     this.#compiler = compiler
-    this.card = propertiesOf(driver, index)
+    this.card = card
     const { computeCapability } = this.card
-    if (computeCapability < 80) {
-      throw new DeviceError(
-        `cuda: ${this.card.name} has compute capability ${computeCapability / 10}, 8.0 (A100, RTX 30) or newer is needed: use --device cpu`,
-      )
-    }
     // Hopper's own instructions (wgmma) exist only for the exact chip.
     const own = computeCapability === 90 ? 'sm_90a' : `sm_${computeCapability}`
     const { architecture = own } = options
@@ -83,7 +83,7 @@ export class CudaRuntime implements Launcher {
     }
     // Machine code of an older chip does not load on this one: the driver has to translate.
     this.#architecture = architecture === own ? own : architecture.replace('sm_', 'compute_')
-    const context = driver.integer('cuDevicePrimaryCtxRetain', index)
+    const context = driver.integer('cuDevicePrimaryCtxRetain', card.index)
     driver.call('cuCtxSetCurrent', context)
     this.stream = driver.integer('cuStreamCreate', STREAM_NON_BLOCKING)
     this.#launchRaw = driver.raw('cuLaunchKernel') as (...args: number[]) => number
@@ -385,7 +385,12 @@ function compileFlags({ dtype = 'f32', defines = {}, fusedMultiplyAdd = true }: 
   ]
 }
 
-function propertiesOf(driver: CudaDriver, index: number): CardProperties {
+/**
+ * What the driver tells of a card.
+ * @param index  as the driver counts
+ * @throws DeviceError if there is no such card, or it is older than compute capability 8.0
+ */
+export function cardAt(driver: CudaDriver, index: number): CardProperties {
   const count = driver.integer('cuDeviceGetCount')
   if (index >= count) {
     throw new DeviceError(
@@ -397,10 +402,17 @@ function propertiesOf(driver: CudaDriver, index: number): CardProperties {
   const name = new Uint8Array(256)
   driver.call('cuDeviceGetName', name, name.length, index)
   const attribute = (id: number): number => driver.integer('cuDeviceGetAttribute', id, index)
+  const computeCapability = attribute(ATTRIBUTE.major) * 10 + attribute(ATTRIBUTE.minor)
+  const nameText = new TextDecoder().decode(name.subarray(0, name.indexOf(0)))
+  if (computeCapability < 80) {
+    throw new DeviceError(
+      `cuda: ${nameText} has compute capability ${(computeCapability / 10).toFixed(1)}, 8.0 (A100, RTX 30) or newer is needed: use --device cpu`,
+    )
+  }
   return {
-    name: new TextDecoder().decode(name.subarray(0, name.indexOf(0))),
+    name: nameText,
     index,
-    computeCapability: attribute(ATTRIBUTE.major) * 10 + attribute(ATTRIBUTE.minor),
+    computeCapability,
     multiprocessors: attribute(ATTRIBUTE.multiprocessors),
     maxSharedBytes: attribute(ATTRIBUTE.maxSharedBytes),
     memoryBytes: driver.integer('cuDeviceTotalMem_v2', index),

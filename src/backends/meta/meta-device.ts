@@ -3,6 +3,7 @@
 // memory equals used memory by construction. FLOPs and bytes come from the ops' own cost functions (train/plan.ts).
 import type { DeviceBuffer } from '../../core/device.ts'
 import { type Dtype, type HostArray, hostArray } from '../../core/dtype.ts'
+import type { Fp8Kernels } from '../../core/fp8.ts'
 import type { Kernels } from '../../core/kernels.ts'
 import type { DryRunDevice, MemoryTrace } from '../../core/memory-trace.ts'
 import type { Tensor } from '../../core/tensor.ts'
@@ -12,6 +13,7 @@ export interface DeviceTypes {
   readonly floatDtype: Dtype
   readonly masterDtype: 'f32' | 'f64'
   readonly logitsChunkElements: number
+  readonly fp8?: Pick<Fp8Kernels, 'scaling' | 'gains' | 'castsNorm'> | undefined
   itemBytes(dtype: Dtype): number
 }
 
@@ -19,6 +21,7 @@ export interface DeviceTypes {
 export class MetaDevice implements DryRunDevice {
   readonly name = 'meta'
   readonly kernels: Kernels
+  readonly fp8: Fp8Kernels | undefined
   readonly floatDtype: Dtype
   readonly masterDtype: 'f32' | 'f64'
   readonly logitsChunkElements: number
@@ -33,12 +36,19 @@ export class MetaDevice implements DryRunDevice {
     this.logitsChunkElements = target.logitsChunkElements
     this.#target = target
     // Every kernel does the same here: note what it was given.
-    this.kernels = new Proxy({} as Kernels, {
-      get:
-        () =>
-        (...args: unknown[]) =>
-          this.trace?.tick(args),
-    })
+    const note = (...args: unknown[]): void => this.trace?.tick(args)
+    this.kernels = new Proxy({} as Kernels, { get: () => note })
+    const { fp8 } = target
+    this.fp8 = fp8 && {
+      scaling: fp8.scaling,
+      gains: (rows, columns) => fp8.gains(rows, columns),
+      castsNorm: (columns) => fp8.castsNorm(columns),
+      cast: note,
+      castNorm: note,
+      prime: note,
+      matmul: note,
+      updateScales: note,
+    }
   }
 
   itemBytes(dtype: Dtype): number {

@@ -3,6 +3,8 @@
 //     s_j = scale q.k_j over the keys j that the query sees,  lse = log sum_j exp(s_j),  p_j = exp(s_j - lse)
 //     out = sum_j p_j v_j
 //     dv_j += p_j dOut,  ds_j = p_j (dOut.v_j - dOut.out),  dq = scale sum_j ds_j k_j,  dk_j += scale ds_j q
+// With a soft cap c and a bias: s_j = c t_j + bias_j, t_j = tanh(scale q.k_j / c); dbias_j += ds_j, and dq and dk_j get
+// (1 - t_j^2) ds_j instead of ds_j.
 import type { AttentionOptions, Kernels } from '../../core/kernels.ts'
 import type { Tensor } from '../../core/tensor.ts'
 import { elementsOf, slicedRowsOf } from './memory.ts'
@@ -47,7 +49,16 @@ function forEachQuery(
   q: Tensor,
   k: Tensor,
   options: AttentionOptions,
-  body: (at: { b: number; h: number; g: number; i: number; row: number; first: number; end: number }) => void,
+  body: (at: {
+    b: number
+    h: number
+    g: number
+    i: number
+    row: number
+    first: number
+    end: number
+    queries: number
+  }) => void,
 ): void {
   const [batch, queries] = q.shape as [number, number]
   const keys = k.shape[1]!
@@ -57,19 +68,39 @@ function forEachQuery(
       const g = Math.floor((h * numKeyValueHeads) / numHeads)
       for (let i = 0; i < queries; i++) {
         const row = (b * numHeads + h) * queries + i
-        body({ b, h, g, i, row, ...visibleKeys(options, b, i, queries, keys) })
+        body({ b, h, g, i, row, queries, ...visibleKeys(options, b, i, queries, keys) })
       }
     }
   }
+}
+
+/** The score of a query and a key from their scaled product, and the derivative of one by the other. */
+function scoreOf(
+  product: number,
+  { softcap, bias }: AttentionOptions,
+  at: { h: number; i: number; queries: number },
+  j: number,
+): { score: number; slope: number } {
+  const added = bias === undefined ? 0 : elementsOf(bias)[biasIndex(bias, at, j)]
+  if (softcap === undefined) return { score: product + added, slope: 1 }
+  const t = Math.tanh(product / softcap)
+  return { score: softcap * t + added, slope: 1 - t * t }
+}
+
+function biasIndex(bias: Tensor, { h, i, queries }: { h: number; i: number; queries: number }, j: number): number {
+  return (j - i + queries - 1) * bias.columnCount + h
 }
 
 export const attentionKernels: Pick<Kernels, 'attention' | 'attentionBackward'> = {
   attention(out, lse, q, k, v, options) {
     const [y, query, key, value] = [out, q, k, v].map((tensor) => headsOf(tensor, options.headDim))
     const logSums = elementsOf(lse)
-    forEachQuery(q, k, options, ({ b, h, g, i, row, first, end }) => {
+    forEachQuery(q, k, options, (at) => {
+      const { b, h, g, i, row, first, end } = at
       const scores: number[] = []
-      for (let j = first; j < end; j++) scores.push(options.scale * dot(query(b, i, h), key(b, j, g)))
+      for (let j = first; j < end; j++) {
+        scores.push(scoreOf(options.scale * dot(query(b, i, h), key(b, j, g)), options, at, j).score)
+      }
       const top = scores.reduce((a, s) => Math.max(a, s), Number.NEGATIVE_INFINITY)
       const sum = scores.reduce((total, s) => total + Math.exp(s - top), 0)
       y(b, i, h).fill(0)
@@ -80,20 +111,25 @@ export const attentionKernels: Pick<Kernels, 'attention' | 'attentionBackward'> 
     })
   },
 
-  attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options) {
+  attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options, dBias) {
     const heads = [dq, dk, dv, dOut, out, q, k, v].map((tensor) => headsOf(tensor, options.headDim))
     const [dQuery, dKey, dValue, dy, y, query, key, value] = heads
     const logSums = elementsOf(lse)
     const deltas = elementsOf(delta)
     for (const tensor of [dq, dk, dv]) for (const row of slicedRowsOf(tensor)) row.fill(0)
-    forEachQuery(q, k, options, ({ b, h, g, i, row, first, end }) => {
+    const biasSums = dBias === undefined ? undefined : elementsOf(dBias).fill(0)
+    forEachQuery(q, k, options, (at) => {
+      const { b, h, g, i, row, first, end } = at
       deltas[row] = dot(dy(b, i, h), y(b, i, h))
       for (let j = first; j < end; j++) {
-        const p = Math.exp(options.scale * dot(query(b, i, h), key(b, j, g)) - logSums[row])
+        const product = options.scale * dot(query(b, i, h), key(b, j, g))
+        const { score, slope } = scoreOf(product, options, at, j)
+        const p = Math.exp(score - logSums[row])
         const ds = p * (dot(dy(b, i, h), value(b, j, g)) - deltas[row])
+        if (biasSums !== undefined) biasSums[biasIndex(dBias!, at, j)] += ds
         addScaled(dValue(b, j, g), p, dy(b, i, h))
-        addScaled(dQuery(b, i, h), options.scale * ds, key(b, j, g))
-        addScaled(dKey(b, j, g), options.scale * ds, query(b, i, h))
+        addScaled(dQuery(b, i, h), options.scale * slope * ds, key(b, j, g))
+        addScaled(dKey(b, j, g), options.scale * slope * ds, query(b, i, h))
       }
     })
   },

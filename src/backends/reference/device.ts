@@ -3,6 +3,7 @@
 import type { Device } from '../../core/device.ts'
 import { type Dtype, type HostArray, hostArray } from '../../core/dtype.ts'
 import { DtypeError, invariant, ShapeError } from '../../core/errors.ts'
+import type { Fp8Kernels, Fp8Scaling } from '../../core/fp8.ts'
 import type { Kernels } from '../../core/kernels.ts'
 import { show, type Tensor } from '../../core/tensor.ts'
 import { activationKernels } from './activation.ts'
@@ -10,6 +11,7 @@ import { attentionKernels } from './attention.ts'
 import { decodeKernels } from './decode.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { embeddingKernels } from './embedding.ts'
+import { fp8Kernels } from './fp8.ts'
 import { lossKernels } from './loss.ts'
 import { matmulKernels } from './matmul.ts'
 import { elementsOf, ITEM_BYTES, ReferenceBuffer } from './memory.ts'
@@ -33,6 +35,13 @@ export class ReferenceDevice implements Device {
     ...lossKernels,
     ...randomKernels,
     ...optimizerKernels,
+  }
+
+  readonly fp8: Fp8Kernels | undefined
+
+  /** @param fp8  training rounds the factors of the layers' products to fp8, scaled so; default not */
+  constructor(fp8?: Fp8Scaling) {
+    this.fp8 = fp8 && fp8Kernels(fp8)
   }
 
   /** 8 for every dtype: integers are kept as float64 too. */

@@ -117,10 +117,14 @@ export const normKernels: Pick<Kernels, Family> = {
     })
   },
 
-  layernormBackward(dx, dWeight, dBias, dOut, x, weight, means, rstd, accumulate) {
+  layernormBackward(dx, dWeight, dBias, dOut, x, weight, means, rstd, accumulate, sumOfDx) {
     if (!accumulate.dWeight) elementsOf(dWeight).fill(0)
     if (!accumulate.dBias) elementsOf(dBias).fill(0)
     normKernels.layernormBackwardWeight(dWeight, dBias, dOut, x, means, rstd, true)
     normKernels.layernormBackwardInput(dx, dOut, x, weight, means, rstd, accumulate.dx)
+    if (sumOfDx === undefined) return
+    const sums = elementsOf(sumOfDx.sums)
+    if (!sumOfDx.accumulate) sums.fill(0)
+    for (const row of rowsOf(dx)) for (let j = 0; j < row.length; j++) sums[j] += row[j]
   },
 }

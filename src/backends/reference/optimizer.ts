@@ -39,11 +39,9 @@ function refresh(working: Tensor | undefined, weights: Float64Array): void {
 }
 
 export const optimizerKernels: Pick<Kernels, Family> = {
-  /** gradSumOfSquares (+)= sum_i x_i^2 */
-  sumOfSquares(scalars, x, accumulate) {
-    const s = elementsOf(scalars)
-    const sum = squares(elementsOf(x))
-    s[SCALAR.gradSumOfSquares] = accumulate ? s[SCALAR.gradSumOfSquares] + sum : sum
+  /** gradSumOfSquares = sum_i x_i^2, over all x */
+  sumOfSquares(scalars, xs) {
+    elementsOf(scalars)[SCALAR.gradSumOfSquares] = xs.reduce((sum, x) => sum + squares(elementsOf(x)), 0)
   },
 
   /** gradNorm = sqrt(gradSumOfSquares) / gradScale,  clipFactor = min(1, maxNorm / gradNorm) / gradScale, maxNorm 0: no limit */
@@ -83,26 +81,28 @@ export const optimizerKernels: Pick<Kernels, Family> = {
    * 'paper' (Kingma & Ba, and PyTorch):  w -= lr (m' / bc1) / (sqrt(v' / bc2) + eps),  bc = 1 - beta^t
    * 'notes' (the lecture slide):         w -= lr m / sqrt(v + eps), with the moments from before this gradient
    */
-  adam(weight, m, v, grad, scalars, { beta1, beta2, eps, weightDecay, coupledDecay, convention }, working) {
+  adam(ranges, scalars, { beta1, beta2, eps, coupledDecay, convention }) {
     const { lr, biasCorrection1, biasCorrection2, clipFactor, isUsable } = step(scalars)
     if (!isUsable) return
-    const w = elementsOf(weight)
-    const first = elementsOf(m)
-    const second = elementsOf(v)
-    elementsOf(grad).forEach((value, i) => {
-      const decayed = coupledDecay ? w[i] : w[i] * (1 - lr * weightDecay)
-      const g = clipFactor * value + (coupledDecay ? weightDecay * w[i] : 0)
-      const newFirst = beta1 * first[i] + (1 - beta1) * g
-      const newSecond = beta2 * second[i] + (1 - beta2) * g * g
-      const update =
-        convention === 'notes'
-          ? first[i] / Math.sqrt(second[i] + eps)
-          : newFirst / biasCorrection1 / (Math.sqrt(newSecond / biasCorrection2) + eps)
-      w[i] = decayed - lr * update
-      first[i] = newFirst
-      second[i] = newSecond
-    })
-    refresh(working, w)
+    for (const { weight, m, v, grad, working, weightDecay } of ranges) {
+      const w = elementsOf(weight)
+      const first = elementsOf(m)
+      const second = elementsOf(v)
+      elementsOf(grad).forEach((value, i) => {
+        const decayed = coupledDecay ? w[i] : w[i] * (1 - lr * weightDecay)
+        const g = clipFactor * value + (coupledDecay ? weightDecay * w[i] : 0)
+        const newFirst = beta1 * first[i] + (1 - beta1) * g
+        const newSecond = beta2 * second[i] + (1 - beta2) * g * g
+        const update =
+          convention === 'notes'
+            ? first[i] / Math.sqrt(second[i] + eps)
+            : newFirst / biasCorrection1 / (Math.sqrt(newSecond / biasCorrection2) + eps)
+        w[i] = decayed - lr * update
+        first[i] = newFirst
+        second[i] = newSecond
+      })
+      refresh(working, w)
+    }
   },
 
   /** v' = momentum v + g,  w = w (1 - lr weightDecay) - lr (nesterov ? g + momentum v' : v'); g itself without v */

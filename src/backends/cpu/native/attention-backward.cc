@@ -1,6 +1,6 @@
 // Gradients of exact attention (FlashAttention-2): probabilities are recomputed from the saved log-sum-exp by tiles.
 // A task is one (sequence, key head, range of keys) and owns dK and dV of its range, summed over the query heads of the
-// group in order; dQ of several ranges is summed in order afterwards. No atomics: the shapes alone fix every sum.
+// group in order; dQ of several ranges, and the gradient of the bias, are summed in order afterwards. No atomics: the shapes alone fix every sum.
 #include "attention-tiles.h"
 
 namespace {
@@ -41,9 +41,17 @@ struct Workspace {
   }
 };
 
+// A head's part of the gradient of the bias, by relative position (Forms::at), and where the tile lies.
+struct FormTile {
+  const Forms& forms;
+  float* dBias;
+  int64_t h, i0;
+};
+
 // Turns scores and dP of column n into probabilities and dS = p (dP - delta), and clears the rows that nobody sees.
-static void gradientColumn(const Visibility& see, int64_t n, int64_t k0, int64_t begin, int64_t end, int64_t height,
-                           const Workspace& w) {
+template <bool FORMS>
+static void gradientColumn(const Visibility& see, const FormTile& form, int64_t n, int64_t k0, int64_t begin,
+                           int64_t end, int64_t height, const Workspace& w) {
   const int64_t i = n * NB;
   const int64_t allBegin = clamp(see.allFrom[n] - k0, begin, end), allEnd = clamp(see.allTo[n] - k0, allBegin, end);
   const auto clear = [&](int64_t from, int64_t to) {
@@ -60,7 +68,8 @@ static void gradientColumn(const Visibility& see, int64_t n, int64_t k0, int64_t
       for (int v = 0; v < NV; v++) {
         float* p = w.p + j * TQ + i + v * W;
         float* ds = w.ds + j * TQ + i + v * W;
-        vf x = load(p);
+        vf x = load(p), slope = splat(1.f);
+        if (FORMS) x = form.forms.apply(x, form.h, form.i0 + i + v * W, k0 + j, &slope);
         if (masked) {
           const vi key = splatInt(int32_t(k0 + j));
           const vi visible = (key >= lanes(see.from + i + v * W)) & (key < lanes(see.to + i + v * W));
@@ -68,7 +77,15 @@ static void gradientColumn(const Visibility& see, int64_t n, int64_t k0, int64_t
         }
         const vf e = vexp2(x - lse[v]);
         store(p, e);
-        store(ds, e * (load(ds) - delta[v]));
+        vf d = e * (load(ds) - delta[v]);
+        if (FORMS) {
+          if (form.dBias) {
+            float* sum = form.dBias + form.forms.at(form.i0 + i + v * W, k0 + j);
+            store(sum, load(sum) + d);
+          }
+          d = d * slope;
+        }
+        store(ds, d);
       }
   };
   clear(0, begin);
@@ -79,7 +96,8 @@ static void gradientColumn(const Visibility& see, int64_t n, int64_t k0, int64_t
 }
 
 // One tile of queries against one tile of keys: adds to dq (tile), dk and dv (from key j0 of the block on).
-static void backwardTile(const Visibility& see, int64_t k0, int64_t keys, int64_t j0, int64_t K, const Workspace& w) {
+static void backwardTile(const Visibility& see, const FormTile& form, int64_t k0, int64_t keys, int64_t j0, int64_t K,
+                         const Workspace& w) {
   const int64_t P = padded(K), height = roundUp(keys, MR);
   const float *k = w.k + j0 * P, *v = w.v + j0 * P;
   for (int64_t n = 0; n * NB < see.rows; n++) {
@@ -90,7 +108,8 @@ static void backwardTile(const Visibility& see, int64_t k0, int64_t keys, int64_
       registerTile<MR, NV, false, kZero>(w.p + at, TQ, nullptr, k + j * P, P, w.qt + n * NB, TQ, 0, K);
       registerTile<MR, NV, false, kZero>(w.ds + at, TQ, nullptr, v + j * P, P, w.dOutT + n * NB, TQ, 0, K);
     }
-    gradientColumn(see, n, k0, begin, most(begin, end), height, w);
+    const auto gradient = form.forms.any() ? gradientColumn<true> : gradientColumn<false>;
+    gradient(see, form, n, k0, begin, most(begin, end), height, w);
   }
   for (int64_t j = 0; j < height; j += MR) {
     // Queries that see any of these MR keys.
@@ -110,9 +129,10 @@ static void backwardTile(const Visibility& see, int64_t k0, int64_t keys, int64_
   }
 }
 
-// Keys [from, to) of key head g: all query heads of the group, all query tiles that see any of them.
-static void backwardRange(const Shape& S, const Tensors& T, int64_t b, int64_t g, int64_t from, int64_t to,
-                          const Matrix& dq, const Workspace& w) {
+// Keys [from, to) of key head g: all query heads of the group, all query tiles that see any of them. dBias: null, or what
+// this range adds to it, [H][forms.length].
+static void backwardRange(const Shape& S, const Forms& forms, float* dBias, const Tensors& T, int64_t b, int64_t g,
+                          int64_t from, int64_t to, const Matrix& dq, const Workspace& w) {
   const int64_t K = S.K, P = padded(K);
   for (int64_t k0 = from; k0 < to; k0 += kKeyBlock) {
     const int64_t keys = least(kKeyBlock, to - k0), height = roundUp(keys, MR), row = b * S.Tk + k0;
@@ -139,7 +159,7 @@ static void backwardRange(const Shape& S, const Tensors& T, int64_t b, int64_t g
             w.delta[i] = real ? T.delta[lane + i] : 0.f;
           }
           for (int64_t t = first - (first - k0) % TK; t < last; t += TK)
-            backwardTile(see, t, least(TK, k0 + keys - t), t - k0, K, w);
+            backwardTile(see, {forms, dBias ? dBias + h * forms.length : nullptr, h, i0}, t, least(TK, k0 + keys - t), t - k0, K, w);
         }
         for (int64_t i = 0; i < see.rows; i++)
           writeRow(dq.at(b * S.Tq + i0 + i, h * K), w.dq + i * P, K, S.scale, k0 > from);
@@ -178,7 +198,7 @@ TY_EXPORT(ty_attention_backward)(int64_t context, int64_t dq, int64_t dqStride, 
                                  int64_t out, int64_t outStride, int64_t lse, int64_t q, int64_t qStride, int64_t k,
                                  int64_t kStride, int64_t v, int64_t vStride, int64_t docStart, int32_t B, int32_t H,
                                  int32_t G, int32_t Tq, int32_t Tk, int32_t K, double scale, int32_t causal,
-                                 int32_t window) {
+                                 int32_t window, double softcap, int64_t bias, int64_t dBias) {
   TyContext* ctx = reinterpret_cast<TyContext*>(context);
   const Shape S{B, H, G, Tq, Tk, K, float(scale), causal != 0, window, reinterpret_cast<const int32_t*>(docStart)};
   const Tensors T{{F(dq), dqStride},   {F(dk), dkStride}, {F(dv), dvStride}, {F(dOut), dOutStride},
@@ -192,14 +212,30 @@ TY_EXPORT(ty_attention_backward)(int64_t context, int64_t dq, int64_t dqStride, 
   });
 
   const int64_t keys = rangeKeys(S), ranges = blocks(Tk, keys), size = int64_t(B) * Tq * columns;
-  float* partial = ranges > 1 ? static_cast<float*>(ty_shared_scratch(ctx, size_t(ranges * size) * 4)) : nullptr;
+  const int64_t length = Forms::lengthOf(S), partialSize = ranges > 1 ? ranges * size : 0;
+  const int64_t biasSize = bias ? H * length : 0, biasSums = dBias ? ranges * B * biasSize : 0;
+  const int64_t shared = partialSize + biasSize + biasSums;
+  float* memory = shared > 0 ? static_cast<float*>(ty_shared_scratch(ctx, size_t(shared) * 4)) : nullptr;
+  float* partial = partialSize > 0 ? memory : nullptr;
+  const Forms forms(S, softcap, F(bias), memory + partialSize);
+  float* sums = biasSums > 0 ? memory + partialSize + biasSize : nullptr;  // [ranges][B][H][length]
   runTasks(ctx, ranges * B * G, work, [&](int64_t task, int thread) {
     // Range by range: under a causal mask the first keys are seen by most queries, the longest tasks go first.
-    const int64_t range = task / (int64_t(B) * G), head = task % (int64_t(B) * G);
+    const int64_t range = task / (int64_t(B) * G), head = task % (int64_t(B) * G), b = head / G, g = head % G;
     const Workspace w(static_cast<float*>(ty_scratch(ctx, thread, Workspace::bytes(K))), K);
     const Matrix target = partial ? Matrix{partial + range * size, columns} : T.dq;
-    backwardRange(S, T, head / G, head % G, range * keys, least(Tk, (range + 1) * keys), target, w);
+    float* own = sums ? sums + (range * B + b) * H * length : nullptr;
+    if (own) memset(own + g * S.heads() * length, 0, size_t(S.heads() * length) * 4);
+    backwardRange(S, forms, own, T, b, g, range * keys, least(Tk, (range + 1) * keys), target, w);
   });
+  if (sums)
+    for (int64_t row = 0; row < S.Tq + S.Tk - 1; row++)
+      for (int64_t h = 0; h < H; h++) {
+        const float* part = sums + h * length + MR + S.Tq + S.Tk - 2 - row;
+        float sum = 0;
+        for (int64_t n = 0; n < ranges * B; n++) sum += part[n * H * length];
+        F(dBias)[row * H + h] = sum;
+      }
   if (!partial) return;
   runTasks(ctx, blocks(B * int64_t(Tq), kRowsOfTask), work, [&](int64_t task, int) {
     for (int64_t row = task * kRowsOfTask; row < least(B * int64_t(Tq), (task + 1) * kRowsOfTask); row++)

@@ -56,6 +56,39 @@ struct Matrix {
   float* at(int64_t row, int64_t column) const { return data + row * stride + column; }
 };
 
+// What is done to scores besides scaling: a soft cap and a bias by relative position, in base 2 as the scores are.
+struct Forms {
+  float cap;          // 0: none
+  const float* bias;  // [H][length]: element at(i, j) for query i and key j; null: none
+  int64_t Tk, length;
+
+  // Lanes behind the last query and rows behind the last key may be read too.
+  static int64_t lengthOf(const Shape& S) { return MR + S.Tq + S.Tk + TQ; }
+  int64_t at(int64_t i, int64_t j) const { return MR + i - j + Tk - 1; }
+  bool any() const { return cap > 0 || bias; }
+
+  // `memory` holds H * length floats where there is a bias, [Tq + Tk - 1, H].
+  Forms(const Shape& S, double softcap, const float* given, float* memory)
+      : cap(float(softcap) * kLog2E), bias(given ? memory : nullptr), Tk(S.Tk), length(lengthOf(S)) {
+    if (!given) return;
+    memset(memory, 0, size_t(S.H * length) * 4);
+    for (int64_t row = 0; row < S.Tq + S.Tk - 1; row++)
+      for (int64_t h = 0; h < S.H; h++)
+        memory[h * length + MR + S.Tq + S.Tk - 2 - row] = given[row * S.H + h] * kLog2E;
+  }
+
+  // The scores x of head h, lanes from query i on, key j; *slope: their derivative by the scaled product.
+  vf apply(vf x, int64_t h, int64_t i, int64_t j, vf* slope) const {
+    *slope = splat(1.f);
+    if (cap > 0) {
+      const vf t = vtanh(x * (1 / cap));
+      *slope = 1.f - t * t;
+      x = t * cap;
+    }
+    return bias ? x + load(bias + h * length + at(i, j)) : x;
+  }
+};
+
 // The visible keys of the queries of one tile, by lane, by register row (MR queries) and by register column (NB).
 struct Visibility {
   int64_t rows;

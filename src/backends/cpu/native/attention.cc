@@ -54,8 +54,8 @@ static size_t forwardScratch(int64_t K) {
   return size_t(K * TQ + TQ * P + 2 * TK * P + TK * TQ + 3 * TQ) * 4;
 }
 
-static void forwardTile(const Shape& S, int64_t b, int64_t h, int64_t i0, const Matrix& out, float* lse,
-                        const Matrix& q, const Matrix& k, const Matrix& v, float* scratch) {
+static void forwardTile(const Shape& S, const Forms& forms, int64_t b, int64_t h, int64_t i0, const Matrix& out,
+                        float* lse, const Matrix& q, const Matrix& k, const Matrix& v, float* scratch) {
   const int64_t K = S.K, P = padded(K), g = h / S.heads();
   const Visibility see(S, b, i0);
   float* kp = scratch;         // [TK][P] keys
@@ -89,6 +89,13 @@ static void forwardTile(const Shape& S, int64_t b, int64_t h, int64_t i0, const 
       for (int64_t j = begin; j < end; j += MR)
         registerTile<MR, NV, false, kZero>(column + j * TQ, TQ, nullptr, key + j * keyStride, keyStride, qt + n * NB,
                                            TQ, 0, K);
+      if (forms.any())
+        for (int64_t j = begin; j < end; j++)
+          for (int v = 0; v < NV; v++) {
+            float* x = column + j * TQ + v * W;
+            vf slope;
+            store(x, forms.apply(load(x), h, i0 + n * NB + v * W, k0 + j, &slope));
+          }
       softmaxColumn(see, n, k0, begin, end, s, m, l, shrink);
     }
     for (int64_t i = 0; i < see.rows; i += MR) {
@@ -108,15 +115,18 @@ static void forwardTile(const Shape& S, int64_t b, int64_t h, int64_t i0, const 
 
 TY_EXPORT(ty_attention)(int64_t context, int64_t out, int64_t outStride, int64_t lse, int64_t q, int64_t qStride,
                         int64_t k, int64_t kStride, int64_t v, int64_t vStride, int64_t docStart, int32_t B, int32_t H,
-                        int32_t G, int32_t Tq, int32_t Tk, int32_t K, double scale, int32_t causal, int32_t window) {
+                        int32_t G, int32_t Tq, int32_t Tk, int32_t K, double scale, int32_t causal, int32_t window,
+                        double softcap, int64_t bias) {
   TyContext* ctx = reinterpret_cast<TyContext*>(context);
   const Shape S{B,  H, G, Tq, Tk, K, float(scale), causal != 0, window, reinterpret_cast<const int32_t*>(docStart)};
   const Matrix Out{F(out), outStride}, Q{F(q), qStride}, Key{F(k), kStride}, Value{F(v), vStride};
+  float* reversed = bias ? static_cast<float*>(ty_shared_scratch(ctx, size_t(H * Forms::lengthOf(S)) * 4)) : nullptr;
+  const Forms forms(S, softcap, F(bias), reversed);
   const int64_t tiles = blocks(Tq, TQ);
   runTasks(ctx, int64_t(B) * H * tiles, int64_t(B) * H * Tq * Tk * K, [&](int64_t task, int thread) {
     float* scratch = static_cast<float*>(ty_scratch(ctx, thread, forwardScratch(K)));
     // The last query tiles see the most keys: they go first, so that no thread ends with a long one.
     const int64_t tile = tiles - 1 - task / (int64_t(B) * H), head = task % (int64_t(B) * H);
-    forwardTile(S, head / H, head % H, tile * TQ, Out, F(lse), Q, Key, Value, scratch);
+    forwardTile(S, forms, head / H, head % H, tile * TQ, Out, F(lse), Q, Key, Value, scratch);
   });
 }

@@ -1,8 +1,6 @@
 // SwiGLU, GELU and rotary positions: one pass over memory each, arithmetic in f32.
+#include "activation.cuh"
 #include "elements.cuh"
-
-/** 1 / (1 + exp(-x)); exactly 0 and 1 far out. */
-TY_INLINE float sigmoid(float x) { return __fdividef(1.f, 1.f + expf(-x)); }
 
 constexpr int SIZE = 16 / sizeof(scalar_t);
 /** Groups of a gated activation that a thread has on their way: two or three reads each. */
@@ -73,7 +71,7 @@ TY_INLINE void swigluGradient(scalar_t* dGateUp, const scalar_t* dOut, const sca
 #pragma unroll
     for (int j = 0; j < LENGTH; j++) {
       const float gate = floatAt(gates[k], j), dy = floatAt(dys[k], j), s = sigmoid(gate);
-      dGate[j] = dy * floatAt(ups[k], j) * s * fmaf(gate, 1.f - s, 1.f);
+      dGate[j] = dy * floatAt(ups[k], j) * siluSlope(gate, s);
       dUp[j] = dy * gate * s;
     }
     const GatedPlace place(i, perRow, columns, LENGTH);
@@ -86,26 +84,6 @@ TY_KERNEL swiglu_backward(scalar_t* dGateUp, const scalar_t* dOut, const scalar_
   if (isGrouped) swigluGradient<SIZE>(dGateUp, dOut, gateUp, count, perRow, columns);
   else swigluGradient<1>(dGateUp, dOut, gateUp, count, perRow, columns);
 }
-
-constexpr float TWO_ROOT = 1.5957691216057308f;  // 2 sqrt(2 / pi)
-constexpr float CUBIC = 0.044715f, INVERSE_ROOT_2 = 0.7071067811865476f, INVERSE_ROOT_2_PI = 0.3989422804014327f;
-
-/** x Phi(x) */
-struct GeluExact {
-  TY_INLINE float operator()(float x) const { return 0.5f * x * (1.f + erff(x * INVERSE_ROOT_2)); }
-  TY_INLINE float slope(float x) const {
-    return fmaf(x * INVERSE_ROOT_2_PI, expf(-0.5f * x * x), fmaf(0.5f, erff(x * INVERSE_ROOT_2), 0.5f));
-  }
-};
-/** x (1 + tanh u) / 2 = x sigmoid(2u),  u = sqrt(2 / pi) (x + CUBIC x^3) */
-struct GeluTanh {
-  TY_INLINE float operator()(float x) const { return x * sigmoid(TWO_ROOT * fmaf(CUBIC * x * x, x, x)); }
-  TY_INLINE float slope(float x) const {
-    const float squares = x * x;
-    const float s = sigmoid(TWO_ROOT * fmaf(CUBIC * squares, x, x));
-    return fmaf(x * s * (1.f - s), TWO_ROOT * fmaf(3.f * CUBIC, squares, 1.f), s);
-  }
-};
 
 TY_KERNEL gelu(scalar_t* out, const scalar_t* x, Extent extent) { mapElements<SIZE>(out, x, extent, GeluExact()); }
 TY_KERNEL gelu_tanh(scalar_t* out, const scalar_t* x, Extent extent) { mapElements<SIZE>(out, x, extent, GeluTanh()); }

@@ -1,5 +1,6 @@
 // Attention without tensor cores, in f32 arithmetic for any element type and head size up to 512: one warp a row, each
-// lane HEAD_DIM / 32 of its columns. What f32 models run on, and what faster kernels are checked against on the card.
+// lane HEAD_DIM / 32 of its columns. What f32 models run on, what faster kernels are checked against on the card, and the
+// only ones that know soft-capped scores and a bias by relative position.
 // Bytes: every row of queries reads all keys and values that it sees, mostly from the second-level cache.
 #include "prelude.cuh"
 
@@ -46,6 +47,8 @@ struct Shape {
   int heads, keyHeads, queries, keys, headDim;
   float scale;
   int isCausal, window;
+  /** 0: none. */
+  float softcap;
 };
 
 /** Keys [from, to) that query i of sequence b sees. */
@@ -56,9 +59,21 @@ TY_INLINE void visibleKeys(const Shape& s, const i32* docStart, int b, int i, in
   from = max(from, 0);
 }
 
+/** The score of query i and key j in head h from their product, and its derivative by the scaled product. */
+TY_INLINE float scoreOf(const Shape& s, const scalar_t* bias, float product, int h, int i, int j, float& slope) {
+  float score = product * s.scale;
+  slope = 1.f;
+  if (s.softcap > 0.f) {
+    const float t = tanhf(score / s.softcap);
+    score = s.softcap * t;
+    slope = 1.f - t * t;
+  }
+  return bias == nullptr ? score : score + toFloat(bias[(i64)(j - i + s.queries - 1) * s.heads + h]);
+}
+
 /** Grid (rows of 4 warps, heads, batch): out and lse of query i. */
 TY_KERNEL attention_simple(scalar_t* out, float* lse, const scalar_t* q, const scalar_t* k, const scalar_t* v,
-                           const i32* docStart, i64 outStride, i64 qStride, i64 kStride, i64 vStride, Shape s) {
+                           const i32* docStart, const scalar_t* bias, i64 outStride, i64 qStride, i64 kStride, i64 vStride, Shape s) {
   const int i = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5), h = blockIdx.y, b = blockIdx.z;
   if (i >= s.queries) return;
   const int g = h / (s.heads / s.keyHeads);
@@ -80,7 +95,8 @@ TY_KERNEL attention_simple(scalar_t* out, float* lse, const scalar_t* q, const s
     float top = maximum;
 #pragma unroll
     for (int w = 0; w < WIDTH; w++) {
-      score[w] = j + w < to ? warpSum(score[w]) * s.scale : NEGATIVE_INFINITY;
+      float slope;
+      score[w] = j + w < to ? scoreOf(s, bias, warpSum(score[w]), h, i, j + w, slope) : NEGATIVE_INFINITY;
       top = fmaxf(top, score[w]);
     }
     const float shrink = maximum == NEGATIVE_INFINITY ? 0.f : expf(maximum - top);
@@ -105,7 +121,7 @@ TY_KERNEL attention_simple(scalar_t* out, float* lse, const scalar_t* q, const s
 /** Grid as the forward's: dq of query i, and delta = rowsum(dOut * out). */
 TY_KERNEL attention_simple_query(scalar_t* dq, float* delta, const scalar_t* dOut, const scalar_t* out,
                                  const float* lse, const scalar_t* q, const scalar_t* k, const scalar_t* v,
-                                 const i32* docStart, i64 dqStride, i64 dOutStride, i64 outStride, i64 qStride,
+                                 const i32* docStart, const scalar_t* bias, i64 dqStride, i64 dOutStride, i64 outStride, i64 qStride,
                                  i64 kStride, i64 vStride, Shape s) {
   const int i = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5), h = blockIdx.y, b = blockIdx.z;
   if (i >= s.queries) return;
@@ -135,8 +151,9 @@ TY_KERNEL attention_simple_query(scalar_t* dq, float* delta, const scalar_t* dOu
 #pragma unroll
     for (int w = 0; w < WIDTH; w++) {
       if (j + w >= to) break;
-      const float p = expf(warpSum(score[w]) * s.scale - logSum);
-      addScaled(sum, p * (warpSum(dp[w]) - d), key[w]);
+      float slope;
+      const float p = expf(scoreOf(s, bias, warpSum(score[w]), h, i, j + w, slope) - logSum);
+      addScaled(sum, p * (warpSum(dp[w]) - d) * slope, key[w]);
     }
   }
   storeRow(dq + queryRow * dqStride + column, sum, s.scale, s.headDim);
@@ -145,7 +162,7 @@ TY_KERNEL attention_simple_query(scalar_t* dq, float* delta, const scalar_t* dOu
 /** Grid (rows of 4 warps, key heads, batch): dk and dv of key j, over the query heads of its group in order. */
 TY_KERNEL attention_simple_key_value(scalar_t* dk, scalar_t* dv, const scalar_t* dOut, const float* lse,
                                      const float* delta, const scalar_t* q, const scalar_t* k, const scalar_t* v,
-                                     const i32* docStart, i64 dkStride, i64 dvStride, i64 dOutStride, i64 qStride,
+                                     const i32* docStart, const scalar_t* bias, i64 dkStride, i64 dvStride, i64 dOutStride, i64 qStride,
                                      i64 kStride, i64 vStride, Shape s) {
   const int j = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5), g = blockIdx.y, b = blockIdx.z;
   if (j >= s.keys) return;
@@ -163,11 +180,53 @@ TY_KERNEL attention_simple_key_value(scalar_t* dk, scalar_t* dv, const scalar_t*
       const Row query = loadRow(q + queryRow * qStride + h * s.headDim, s.headDim);
       const Row gradient = loadRow(dOut + queryRow * dOutStride + h * s.headDim, s.headDim);
       const float score = warpSum(partOfDot(query, key)), dp = warpSum(partOfDot(gradient, value));
-      const float p = expf(score * s.scale - lse[statistic]);
+      float slope;
+      const float p = expf(scoreOf(s, bias, score, h, i, j, slope) - lse[statistic]);
       addScaled(dValue, p, gradient);
-      addScaled(dKey, p * (dp - delta[statistic]), query);
+      addScaled(dKey, p * (dp - delta[statistic]) * slope, query);
     }
   }
   storeRow(dk + keyRow * dkStride + g * s.headDim, dKey, s.scale, s.headDim);
   storeRow(dv + keyRow * dvStride + g * s.headDim, dValue, 1.f, s.headDim);
+}
+
+/**
+ * Grid (relative positions, heads), BIAS_WARPS warps: dBias[relative][h], the sum of score gradients over sequences and
+ * queries; a warp takes every BIAS_WARPS-th sequence. `isWide`: dBias is f32, else scalar_t.
+ */
+constexpr int BIAS_WARPS = 4;
+TY_KERNEL attention_simple_bias(void* dBias, const scalar_t* dOut, const float* lse, const float* delta,
+                                const scalar_t* q, const scalar_t* k, const scalar_t* v, const i32* docStart,
+                                const scalar_t* bias, i64 dOutStride, i64 qStride, i64 kStride, i64 vStride, Shape s,
+                                int batch, int isWide) {
+  __shared__ float parts[BIAS_WARPS];
+  const int relative = blockIdx.x, h = blockIdx.y, warp = threadIdx.x >> 5;
+  const int g = h / (s.heads / s.keyHeads);
+  const int firstQuery = max(0, s.queries - 1 - relative), endQuery = min(s.queries, s.keys + s.queries - 1 - relative);
+  float sum = 0.f;
+  for (int b = warp; b < batch; b += BIAS_WARPS) {
+    for (int i = firstQuery; i < endQuery; i++) {
+      const int j = i + relative - s.queries + 1;
+      int from, to;
+      visibleKeys(s, docStart, b, i, from, to);
+      if (j < from || j >= to) continue;
+      const i64 queryRow = (i64)b * s.queries + i, keyRow = (i64)b * s.keys + j;
+      const i64 statistic = ((i64)b * s.heads + h) * s.queries + i;
+      const Row query = loadRow(q + queryRow * qStride + h * s.headDim, s.headDim);
+      const Row gradient = loadRow(dOut + queryRow * dOutStride + h * s.headDim, s.headDim);
+      const float product = partOfDot(query, loadRow(k + keyRow * kStride + g * s.headDim, s.headDim));
+      const float dp = partOfDot(gradient, loadRow(v + keyRow * vStride + g * s.headDim, s.headDim));
+      float slope;
+      const float p = expf(scoreOf(s, bias, warpSum(product), h, i, j, slope) - lse[statistic]);
+      sum += p * (warpSum(dp) - delta[statistic]);
+    }
+  }
+  if ((threadIdx.x & 31) == 0) parts[warp] = sum;
+  __syncthreads();
+  if (threadIdx.x > 0) return;
+  float total = 0.f;
+  for (int w = 0; w < BIAS_WARPS; w++) total += parts[w];
+  const i64 at = (i64)relative * s.heads + h;
+  if (isWide) reinterpret_cast<float*>(dBias)[at] = total;
+  else fromFloat(reinterpret_cast<scalar_t*>(dBias)[at], total);
 }

@@ -1,113 +1,168 @@
-// One decoding step of a Llama for up to 8 sequences. Products are tiles of 16 rows of a weight over all inputs: each
-// warp takes a sixteenth of the inputs, kept in registers, and streams its part of the rows through a ring of its own
-// that runs ahead over barriers and layers, because weights depend on nothing. So memory is busy while blocks wait.
-#include "decode-step.cuh"
+// One decoding step of a Llama for up to 8 sequences. A warp of its own brings weights and caches by bulk copies into a ring in
+// shared memory, in the order in which they are used and ahead of barriers and layers, because they depend on nothing of
+// the step: so memory is busy while blocks wait. Products are tiles of 16 rows of a weight over all inputs: each of the
+// other warps takes a sixteenth of the inputs, kept in registers.
+#ifdef PROFILE
+__device__ __shared__ long long profile[8][4], profileLast;
+#define TY_STAMP(phase, kind) \
+  if (threadIdx.x == 0) { long long now = clock64(); profile[phase][kind] += now - profileLast; profileLast = now; }
+#define TY_WAITED(phase, from) if (threadIdx.x == 0) profile[phase][3] += clock64() - from;
+#else
+#define TY_STAMP(phase, kind)
+#endif
+#include "decode-cache-splits.cuh"
 
-/** Elements of the rows that one ring entry of a warp covers: two rows of 32 elements for each of its quads. */
-constexpr int ENTRY_INPUTS = 32, RING_BYTES = RING_ENTRIES * THREADS * 32;
+/** A chunk of a weight: 16 rows of PIECE inputs, of which each warp has PIECE / WARPS; 64 bytes apart from the banks. */
+constexpr int PIECE = 512, WARP_PIECE = PIECE / WARPS;
+constexpr u32 PIECE_BYTES = PIECE * 2, PIECE_PITCH = PIECE_BYTES + 64, WEIGHT_CHUNK_BYTES = 16 * PIECE_PITCH;
+constexpr u32 ENTRY_BYTES = WEIGHT_CHUNK_BYTES;
+static_assert(CHUNK_BYTES <= ENTRY_BYTES && ENTRY_BYTES % 1024 == 0, "a chunk of a cache in an entry");
+/** Entries whose copies are under way at a time: more would only lengthen the queues in front of memory. */
+#ifndef IN_FLIGHT
+#define IN_FLIGHT 3
+#endif
 /** Sums of a tile are laid out [token][row] with gaps that keep the banks apart. */
 constexpr int TOKEN_STRIDE = 20, WARP_SUMS = TOKENS * TOKEN_STRIDE, TILE_SUMS = WARPS * WARP_SUMS;
-static_assert(HIDDEN % (WARPS * ENTRY_INPUTS) == 0 && Q_WIDTH % (WARPS * ENTRY_INPUTS) == 0, "inputs of a warp");
-static_assert(FEED_FORWARD % (WARPS * ENTRY_INPUTS) == 0 && HEAD_DIM % 64 == 0, "inputs of a warp");
+static_assert(HIDDEN % PIECE == 0 && Q_WIDTH % PIECE == 0 && FEED_FORWARD % PIECE == 0, "inputs of a warp");
 
-/** A walk over this block's tiles of all products. Tiles go around the blocks, on from phase to phase. */
-struct TileWalk {
-  int phase = QKV, layer = 0, tile = blockIdx.x, start = 0;
+/** Tiles of a product or items of attention. */
+TY_INLINE int workOf(const Step& step, int phase) {
+  return phase == ATTEND ? step.batch * KV_HEADS * step.maxSplits : tilesOf(phase, step.vocabSize);
+}
 
-  /** Goes to the first tile at or behind the present one that is this block's; `phase` is END behind the last. */
-  TY_INLINE void seek(const Step& step) {
-    while (phase != END) {
-      const int tiles = tilesOf(phase, step.vocabSize);
-      if (tile < tiles) return;
-      start = (start + tiles) % gridDim.x;
-      if (phase == DOWN && layer + 1 < step.numLayers) {
-        phase = QKV;
-        layer++;
-      } else {
-        phase++;
-      }
-      tile = (blockIdx.x + gridDim.x - start) % gridDim.x;
-    }
-  }
-  TY_INLINE void next(const Step& step) {
-    tile += gridDim.x;
-    seek(step);
-  }
-  /** Row `row` of the 16 of the tile; behind the last row of the head stands the last. */
-  TY_INLINE const scalar_t* rowOf(const Step& step, const Layer* layers, int row) const {
-    const int at = row < 8 ? upperRow(phase, tile) + row : lowerRow(phase, tile) + row - 8;
-    return weightOf(step, layers[layer], phase) + (i64)(phase == HEAD ? min(at, step.vocabSize - 1) : at) * inputsOf(phase);
+/** Where the work of a phase begins to go around the blocks: on from phase to phase. */
+struct Rotation {
+  int start = 0;
+  TY_INLINE int next(int work) {
+    const int first = (blockIdx.x + gridDim.x - start) % gridDim.x;
+    start = (start + work) % gridDim.x;
+    return first;
   }
 };
 
-/**
- * The weights of this warp in the order in which it uses them. Each lane fetches exactly what it will use: nothing but
- * its own copies has to be waited for.
- */
-struct WeightStream {
-  const Step& step;
-  const Layer* layers;
-  u32 ring;
-  int entry = 0, left = 0;
-  TileWalk walk;
-  const scalar_t *upper = nullptr, *lower = nullptr;
+/** Barriers of a ring entry: it is full, it is empty. */
+TY_INLINE u32 fullOf(u32 barriers, int entry) { return barriers + entry * 16; }
+TY_INLINE u32 emptyOf(u32 barriers, int entry) { return barriers + entry * 16 + 8; }
 
-  TY_INLINE WeightStream(const Step& step, const Layer* layers, const void* memory) : step(step), layers(layers) {
-    ring = (u32)__cvta_generic_to_shared(memory) + threadIdx.x * 16;
-    walk.seek(step);
-    enterTile();
-  }
-
-  TY_INLINE void enterTile() {
-    if (walk.phase == END) {
-      upper = nullptr;
-      left = 0x7fffffff;
-      return;
+/** A place in the ring and how often it went around. */
+struct RingPlace {
+  int entry = 0;
+  u32 round = 0;
+  TY_INLINE void advance() {
+    if (++entry == RING_ENTRIES) {
+      entry = 0;
+      round ^= 1;
     }
-    const int warp = threadIdx.x >> 5, g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3, inputs = inputsOf(walk.phase);
-    const int column = warp * (inputs / WARPS) + t * 8;
-    upper = walk.rowOf(step, layers, g) + column;
-    lower = walk.rowOf(step, layers, g + 8) + column;
-    left = inputs / (WARPS * ENTRY_INPUTS);
+  }
+};
+
+TY_INLINE void copyBulk(u32 to, const void* from, u32 bytes, u32 barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+               "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
+/** The warp that copies, for the whole step. */
+struct Producer {
+  const Step& step;
+  u32 ring, barriers;
+  RingPlace place, landing;
+  int started = 0;
+
+  /** Waits for room, then announces `bytes`; the lanes' copies follow. */
+  TY_INLINE u32 open(u32 bytes) {
+    mbarrierWait(emptyOf(barriers, place.entry), place.round ^ 1);
+    if (started >= IN_FLIGHT) {
+      mbarrierWait(fullOf(barriers, landing.entry), landing.round);
+      landing.advance();
+    }
+    started++;
+    if ((threadIdx.x & 31) == 0) mbarrierExpect(fullOf(barriers, place.entry), bytes);
+    __syncwarp();
+    return ring + place.entry * ENTRY_BYTES;
   }
 
-  /** Starts the next copies into the ring entry that was used last; a group of its own even where nothing is left. */
-  TY_INLINE void fetch() {
-    if (upper != nullptr) {
-      const u32 to = ring + entry * (THREADS * 32);
-      asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(upper));
-      asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to + THREADS * 16), "l"(lower));
-      upper += ENTRY_INPUTS;
-      lower += ENTRY_INPUTS;
-      if (--left == 0) {
-        walk.next(step);
-        enterTile();
+  TY_INLINE void copyTile(const Layer& layer, int phase, int tile) {
+    const int row = threadIdx.x & 15, inputs = inputsOf(phase);
+    const int at = row < 8 ? upperRow(phase, tile) + row : lowerRow(phase, tile) + row - 8;
+    // Behind the last row of the head stands the last.
+    const scalar_t* from = weightOf(step, layer, phase) + (i64)(phase == HEAD ? min(at, step.vocabSize - 1) : at) * inputs;
+    for (int piece = 0; piece < inputs; piece += PIECE) {
+      const u32 to = open(16 * PIECE_BYTES);
+      if ((threadIdx.x & 31) < 16) {
+        copyBulk(to + row * PIECE_PITCH, from + piece, PIECE_BYTES, fullOf(barriers, place.entry));
+      }
+      place.advance();
+    }
+  }
+
+  TY_INLINE void copyCache(const TensorMap* maps, int item) {
+    const Span span(step, item);
+    for (int chunk = span.begin; chunk < span.end; chunk++) {
+      const u32 to = open(CHUNK_BYTES);
+      if ((threadIdx.x & 31) == 0) copyChunk(to, maps, fullOf(barriers, place.entry), span.sequence, span.kvHead, chunk);
+      place.advance();
+    }
+  }
+
+  TY_INLINE void run(const Layer* layers) {
+    Rotation rotation;
+    const TensorMap* maps = reinterpret_cast<const TensorMap*>(step.maps);
+    for (int layer = 0; layer <= step.numLayers; layer++) {
+      const bool isHead = layer == step.numLayers;
+      for (int phase = isHead ? HEAD : QKV; phase < (isHead ? END : HEAD); phase++) {
+        const int work = workOf(step, phase);
+        for (int at = rotation.next(work); at < work; at += gridDim.x) {
+          if (phase == ATTEND) copyCache(maps + layer * LAYER_MAPS, at);
+          else copyTile(layers[layer], phase, at);
+        }
       }
     }
-    asm volatile("cp.async.commit_group;");
-    entry = entry + 1 == RING_ENTRIES ? 0 : entry + 1;
   }
+};
 
-  /** Waits for the oldest entry, hands it out and fetches another in its place. */
+/** The other side of the ring, of each computing warp. */
+struct Ring {
+  u32 ring, barriers;
+  RingPlace place;
+
+  /** Waits for the next entry and gives its address. */
+  TY_INLINE u32 wait() const {
+#ifdef PROFILE
+    long long from = clock64();
+    mbarrierWait(fullOf(barriers, place.entry), place.round);
+    TY_WAITED(7, from)
+#endif
+    mbarrierWait(fullOf(barriers, place.entry), place.round);
+    return ring + place.entry * ENTRY_BYTES;
+  }
+  /** The warp has read the entry. */
+  TY_INLINE void release() {
+    __syncwarp();
+    if ((threadIdx.x & 31) == 0) mbarrierArrive(emptyOf(barriers, place.entry));
+    place.advance();
+  }
+  /** This lane's part of a chunk of a weight: 8 inputs of rows g and g + 8. */
   TY_INLINE void take(uint4& a, uint4& b) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(RING_ENTRIES - 1));
-    const u32 from = ring + entry * (THREADS * 32);
-    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(a.x), "=r"(a.y), "=r"(a.z), "=r"(a.w) : "r"(from));
+    const int lane = threadIdx.x & 31;
+    const u32 from = wait() + (lane >> 2) * PIECE_PITCH + (threadIdx.x >> 5) * WARP_PIECE * 2 + (lane & 3) * 16;
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(a.x), "=r"(a.y), "=r"(a.z), "=r"(a.w) : "r"(from) : "memory");
     asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(b.x), "=r"(b.y), "=r"(b.z), "=r"(b.w)
-                 : "r"(from + THREADS * 16));
-    fetch();
+                 : "r"(from + 8 * PIECE_PITCH)
+                 : "memory");
+    release();
   }
 };
 
-/** This lane's part of the inputs [token][K]: tokens g, g + 8 ..; 8 elements of each 32 of the warp's share. */
+/** This lane's part of the inputs [token][K]: tokens g, g + 8 ..; 8 elements of each piece. */
 template <int K>
 struct Inputs {
-  static constexpr int ENTRIES = K / (WARPS * ENTRY_INPUTS);
+  static constexpr int ENTRIES = K / PIECE;
   uint4 at[ENTRIES][TOKEN_TILES];
 
   static TY_INLINE int column(int entry) {
-    return (threadIdx.x >> 5) * (K / WARPS) + entry * ENTRY_INPUTS + (threadIdx.x & 3) * 8;
+    return entry * PIECE + (threadIdx.x >> 5) * WARP_PIECE + (threadIdx.x & 3) * 8;
   }
   static TY_INLINE int token(int tile) { return tile * 8 + ((threadIdx.x & 31) >> 2); }
 
@@ -123,12 +178,18 @@ struct Inputs {
     }
   }
 
-  /** RMSNorm of each token over all warps: x * rstd * weight. */
-  TY_INLINE void normalize(const scalar_t* weight, float eps, float* shared) {
-    const int warp = threadIdx.x >> 5, t = threadIdx.x & 3;
-    uint4 scales[ENTRIES];
+  /** The part of a norm's weight that this lane needs: loaded before the inputs are waited for. */
+  struct Weight {
+    uint4 at[ENTRIES];
+    TY_INLINE Weight(const scalar_t* weight) {
 #pragma unroll
-    for (int e = 0; e < ENTRIES; e++) scales[e] = *reinterpret_cast<const uint4*>(weight + column(e));
+      for (int e = 0; e < ENTRIES; e++) at[e] = *reinterpret_cast<const uint4*>(weight + column(e));
+    }
+  };
+
+  /** RMSNorm of each token over all warps: x * rstd * weight. */
+  TY_INLINE void normalize(const Weight& weight, float eps, float* shared) {
+    const int warp = threadIdx.x >> 5, t = threadIdx.x & 3;
 #pragma unroll
     for (int n = 0; n < TOKEN_TILES; n++) {
       float sum = 0;
@@ -142,7 +203,7 @@ struct Inputs {
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
       if (t == 0) shared[warp * TOKENS + token(n)] = sum;
     }
-    __syncthreads();
+    blockSync();
 #pragma unroll
     for (int n = 0; n < TOKEN_TILES; n++) {
       float sum = 0;
@@ -152,7 +213,7 @@ struct Inputs {
 #pragma unroll
       for (int e = 0; e < ENTRIES; e++) {
         const Pack<scalar_t>& x = reinterpret_cast<const Pack<scalar_t>&>(at[e][n]);
-        const Pack<scalar_t>& scale = reinterpret_cast<const Pack<scalar_t>&>(scales[e]);
+        const Pack<scalar_t>& scale = reinterpret_cast<const Pack<scalar_t>&>(weight.at[e]);
         u32 y[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -171,7 +232,7 @@ struct Inputs {
  * for. Warps of a tile's end take turns, except where `isFixed`.
  */
 template <int K, bool isFixed, typename Prepare, typename Use>
-TY_INLINE void product(WeightStream& stream, const Inputs<K>& x, int first, int tiles, int batch, float* sums,
+TY_INLINE void product(Ring& ring, const Inputs<K>& x, int first, int tiles, int batch, float* sums,
                        Prepare&& prepare, Use&& use) {
   constexpr int WORKERS = 8 * TOKENS, TURNS = isFixed ? 1 : THREADS / WORKERS;
   const int warp = threadIdx.x >> 5, g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
@@ -185,7 +246,7 @@ TY_INLINE void product(WeightStream& stream, const Inputs<K>& x, int first, int 
 #pragma unroll
     for (int e = 0; e < Inputs<K>::ENTRIES; e++) {
       uint4 a, b;
-      stream.take(a, b);
+      ring.take(a, b);
 #pragma unroll
       for (int n = 0; n < TOKEN_TILES; n++) {
         multiply(even[n], a.x, b.x, a.y, b.y, x.at[e][n].x, x.at[e][n].y);
@@ -202,7 +263,7 @@ TY_INLINE void product(WeightStream& stream, const Inputs<K>& x, int first, int 
         to[(n * 8 + 2 * t + (i & 1)) * TOKEN_STRIDE + (i >> 1) * 8] = even[n][i] + odd[n][i];
       }
     }
-    __syncthreads();
+    blockSync();
     if (isWorker) {
       const float* from = buffer + token * TOKEN_STRIDE + row;
       float upper = 0, lower = 0;
@@ -216,57 +277,46 @@ TY_INLINE void product(WeightStream& stream, const Inputs<K>& x, int first, int 
     turn++;
   }
   // The buffers are free for what comes next.
-  __syncthreads();
+  blockSync();
 }
 
-/** Where the tiles of a phase begin to go around the blocks: the same as in TileWalk. */
-struct Rotation {
-  int start = 0;
-  TY_INLINE int next(int tiles) {
-    const int first = (blockIdx.x + gridDim.x - start) % gridDim.x;
-    start = (start + tiles) % gridDim.x;
-    return first;
-  }
-};
-
-/** Joins the splits of the attention: [batch][Q_WIDTH] in shared memory, rows 8 elements apart from the banks. */
-TY_INLINE void joinSplits(const Step& step, scalar_t* mixed) {
-  for (int i = threadIdx.x * 4; i < step.batch * Q_WIDTH; i += THREADS * 4) {
-    const int sequence = i / Q_WIDTH, column = i % Q_WIDTH;
-    const int splits = splitsOf(positionOf(step, sequence) + 1, step.maxSplits);
-    const i64 base = (i64)sequence * step.maxSplits;
-    float top = LOWEST, total = 0;
-    float4 value = make_float4(0, 0, 0, 0);
-    for (int s = 0; s < splits; s++) {
-      const float lse = loadShared(step.splitLse + (base + s) * HEADS + column / HEAD_DIM);
-      const float4 x = loadSharedFloats(step.splitOut + (base + s) * Q_WIDTH + column);
-      const float higher = fmaxf(top, lse), old = exp2Fast(top - higher), now = exp2Fast(lse - higher);
-      top = higher;
-      total = total * old + now;
-      value.x = value.x * old + x.x * now;
-      value.y = value.y * old + x.y * now;
-      value.z = value.z * old + x.z * now;
-      value.w = value.w * old + x.w * now;
-    }
-    u32* to = reinterpret_cast<u32*>(mixed + sequence * (Q_WIDTH + 8) + column);
-    to[0] = packPair(value.x / total, value.y / total);
-    to[1] = packPair(value.z / total, value.w / total);
-  }
-  __syncthreads();
-}
-
-TY_KERNEL __launch_bounds__(THREADS, 1) decode_step_few(const Step step) {
-  extern __shared__ uint4 memory[];
-  float* area = reinterpret_cast<float*>(memory) + RING_BYTES / 4;
+TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
+  extern __shared__ __align__(1024) u8 memory[];
+  __shared__ __align__(8) u64 barrierWords[2 * RING_ENTRIES];
+  const u32 ringAt = sharedAddress(memory), barriers = sharedAddress(barrierWords);
+  float* area = reinterpret_cast<float*>(memory + RING_ENTRIES * ENTRY_BYTES);
   float* squares = area + AREA_BYTES / 4;
-  const Layer* layers = copyLayers(step, squares + WARPS * TOKENS);
-  WeightStream weights(step, layers, memory);
-  for (int i = 0; i < RING_ENTRIES; i++) weights.fetch();
+  Layer* layers = reinterpret_cast<Layer*>(squares + WARPS * TOKENS);
+  for (int i = threadIdx.x; i < step.numLayers * (int)(sizeof(Layer) / 8); i += blockDim.x) {
+    reinterpret_cast<u64*>(layers)[i] = reinterpret_cast<const u64*>(step.layers)[i];
+  }
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < RING_ENTRIES; i++) {
+      mbarrierInit(fullOf(barriers, i), 1);
+      mbarrierInit(emptyOf(barriers, i), WARPS);
+    }
+    mbarrierInitFence();
+  }
+  __syncthreads();
+  if (threadIdx.x >= THREADS) {
+    Producer producer{step, ringAt, barriers};
+    producer.run(layers);
+    return;
+  }
 
-  const int batch = step.batch;
+#ifdef PROFILE
+  if (threadIdx.x == 0) { for (int i = 0; i < 32; i++) profile[i / 4][i % 4] = 0; profileLast = clock64(); }
+#endif
+  Ring ring{ringAt, barriers};
+  const int batch = step.batch, items = workOf(step, ATTEND), blocks = gridDim.x;
+  const bool isSplit = hasSplits(step);
   Rotation rotation;
-  u32 arrivals = 0;
+  // Blocks that are done with a phase once it is over: those that have a part in it, in every layer.
+  const auto expected = [&](int phase, int layer) { return (u32)((layer + 1) * min(workOf(step, phase), blocks)); };
   const auto fromStream = [&](int token, int column) { return loadShared16(step.stream + (i64)token * HIDDEN + column); };
+  const auto fromTable = [&](int token, int column) {
+    return *reinterpret_cast<const uint4*>(step.table + (i64)step.tokens[token] * HIDDEN + column);
+  };
   const auto residual = [&](int tile, int row, int token) {
     const scalar_t* from = step.stream + (i64)token * HIDDEN + tile * 16 + row;
     return make_float2(loadShared(from), loadShared(from + 8));
@@ -277,77 +327,94 @@ TY_KERNEL __launch_bounds__(THREADS, 1) decode_step_few(const Step step) {
     fromFloat(to[8], old.y + lower);
   };
   const auto nothing = [](int, int, int) { return make_float2(0, 0); };
-  // The residual stream starts as the tokens' embeddings.
-  for (int i = (blockIdx.x * THREADS + threadIdx.x) * 8; i < batch * HIDDEN; i += gridDim.x * THREADS * 8) {
-    const scalar_t* row = step.table + (i64)step.tokens[i / HIDDEN] * HIDDEN;
-    storePack(step.stream + i, loadPack(row + i % HIDDEN));
-  }
 
   for (int l = 0; l < step.numLayers; l++) {
     const Layer& layer = layers[l];
-    {
+    if (const int first = rotation.next(QKV_TILES); first < QKV_TILES) {
       Inputs<HIDDEN> x;
+      const Inputs<HIDDEN>::Weight norm(layer.inputNorm);
       if (l == 0) {
-        x.load(batch, [&](int token, int column) {
-          return loadShared16(step.table + (i64)step.tokens[token] * HIDDEN + column);
-        });
+        x.load(batch, fromTable);
       } else {
+        await(step, DOWN, expected(DOWN, l - 1));
+        TY_STAMP(QKV, 0)
         x.load(batch, fromStream);
       }
-      x.normalize(layer.inputNorm, step.eps, squares);
-      constexpr int TILES = QKV_ROWS / 16;
-      product<HIDDEN, false>(weights, x, rotation.next(TILES), TILES, batch, area,
-                             [&](int tile, int row, int token) {
+      x.normalize(norm, step.eps, squares);
+      TY_STAMP(QKV, 1)
+      product<HIDDEN, false>(ring, x, first, QKV_TILES, batch, area, [&](int tile, int row, int token) {
         return angleOf(step, tile % (HALF_DIM / 8) * 8 + row, token);
       }, [&](int tile, int row, int token, float upper, float lower, float2 angle) {
         storeHead(step, layer, tile / (HALF_DIM / 8), tile % (HALF_DIM / 8) * 8 + row, token, angle, upper, lower);
       });
+      TY_STAMP(QKV, 2)
+      arrive(step, QKV);
     }
-    gridBarrier(step, arrivals);
-    attendCache(step, layer, area);
-    gridBarrier(step, arrivals);
-    {
-      Inputs<Q_WIDTH> x;
-      if (step.maxSplits > 1) {
-        scalar_t* mixed = reinterpret_cast<scalar_t*>(area);
-        joinSplits(step, mixed);
-        x.load(batch, [&](int token, int column) {
-          return *reinterpret_cast<const uint4*>(mixed + token * (Q_WIDTH + 8) + column);
-        });
-        __syncthreads();
-      } else {
-        x.load(batch, [&](int token, int column) { return loadShared16(step.mixed + (i64)token * Q_WIDTH + column); });
+    if (const int first = rotation.next(items); first < items) {
+      await(step, QKV, expected(QKV, l));
+      TY_STAMP(ATTEND, 0)
+      attendItems(step, layer, ring, first, items, area);
+      if (isSplit) {
+        arrive(step, SPLIT);
+        await(step, SPLIT, expected(ATTEND, l));
+        joinItems(step, first, items);
+        blockSync();
       }
-      product<Q_WIDTH, false>(weights, x, rotation.next(HIDDEN / 16), HIDDEN / 16, batch, area, residual, addToStream);
+      TY_STAMP(ATTEND, 2)
+      arrive(step, ATTEND);
     }
-    gridBarrier(step, arrivals);
-    {
+    if (const int first = rotation.next(HIDDEN / 16); first < HIDDEN / 16) {
+      await(step, ATTEND, expected(ATTEND, l));
+      TY_STAMP(O, 0)
+      Inputs<Q_WIDTH> x;
+      x.load(batch, [&](int token, int column) { return loadShared16(step.mixed + (i64)token * Q_WIDTH + column); });
+      TY_STAMP(O, 1)
+      product<Q_WIDTH, false>(ring, x, first, HIDDEN / 16, batch, area, [&](int tile, int row, int token) {
+        if (l > 0) return residual(tile, row, token);
+        // The residual stream starts as the tokens' embeddings.
+        const scalar_t* from = step.table + (i64)step.tokens[token] * HIDDEN + tile * 16 + row;
+        return make_float2(toFloat(from[0]), toFloat(from[8]));
+      }, addToStream);
+      TY_STAMP(O, 2)
+      arrive(step, O);
+    }
+    if (const int first = rotation.next(FEED_FORWARD / 8); first < FEED_FORWARD / 8) {
+      const Inputs<HIDDEN>::Weight norm(layer.postNorm);
+      await(step, O, expected(O, l));
+      TY_STAMP(GATE_UP, 0)
       Inputs<HIDDEN> x;
       x.load(batch, fromStream);
-      x.normalize(layer.postNorm, step.eps, squares);
-      constexpr int TILES = FEED_FORWARD / 8;
-      product<HIDDEN, false>(weights, x, rotation.next(TILES), TILES, batch, area,
-                             nothing,
+      x.normalize(norm, step.eps, squares);
+      TY_STAMP(GATE_UP, 1)
+      product<HIDDEN, false>(ring, x, first, FEED_FORWARD / 8, batch, area, nothing,
                              [&](int tile, int row, int token, float gate, float up, float2) {
         step.activated[(i64)token * FEED_FORWARD + tile * 8 + row] = cast<scalar_t>(silu(gate) * up);
       });
+      TY_STAMP(GATE_UP, 2)
+      arrive(step, GATE_UP);
     }
-    gridBarrier(step, arrivals);
-    {
+    if (const int first = rotation.next(HIDDEN / 16); first < HIDDEN / 16) {
+      await(step, GATE_UP, expected(GATE_UP, l));
+      TY_STAMP(DOWN, 0)
       Inputs<FEED_FORWARD> x;
       x.load(batch,
              [&](int token, int column) { return loadShared16(step.activated + (i64)token * FEED_FORWARD + column); });
-      product<FEED_FORWARD, false>(weights, x, rotation.next(HIDDEN / 16), HIDDEN / 16, batch, area, residual, addToStream);
+      TY_STAMP(DOWN, 1)
+      product<FEED_FORWARD, false>(ring, x, first, HIDDEN / 16, batch, area, residual, addToStream);
+      TY_STAMP(DOWN, 2)
+      arrive(step, DOWN);
     }
-    gridBarrier(step, arrivals);
   }
 
+  const Inputs<HIDDEN>::Weight norm(step.finalNorm);
+  await(step, DOWN, expected(DOWN, step.numLayers - 1));
+  TY_STAMP(HEAD, 0)
   Inputs<HIDDEN> x;
   x.load(batch, fromStream);
-  x.normalize(step.finalNorm, step.eps, squares);
+  x.normalize(norm, step.eps, squares);
   u64 best = 0;
   const int tiles = tilesOf(HEAD, step.vocabSize);
-  product<HIDDEN, true>(weights, x, rotation.next(tiles), tiles, batch, area, nothing,
+  product<HIDDEN, true>(ring, x, rotation.next(tiles), tiles, batch, area, nothing,
                         [&](int tile, int row, int token, float upper, float lower, float2) {
     const int a = tile * 16 + row, b = a + 8;
     float* logits = step.logits == nullptr ? nullptr : step.logits + (i64)token * step.vocabSize;
@@ -367,5 +434,9 @@ TY_KERNEL __launch_bounds__(THREADS, 1) decode_step_few(const Step step) {
   }
   const int token = threadIdx.x >> 3;
   if ((threadIdx.x & 7) == 0 && token < batch) step.best[(i64)token * gridDim.x + blockIdx.x] = best;
-  finishStep(step);
+  TY_STAMP(HEAD, 2)
+#ifdef PROFILE
+  if (threadIdx.x == 0) for (int i = 0; i < 32; i++) reinterpret_cast<long long*>(step.history)[blockIdx.x * 32 + i] = profile[i / 4][i % 4];
+#endif
+  finishStep(step, gridDim.x);
 }

@@ -61,7 +61,7 @@ struct TileWalk {
         phase = QKV;
         layer++;
       } else {
-        phase++;
+        phase += phase == QKV ? O - QKV : 1;
       }
       if (phase == END) return;
       enter(step);
@@ -346,6 +346,7 @@ TY_KERNEL __launch_bounds__(THREADS, 1) decode_step_many(const Step step) {
       });
       gridBarrier(step, arrivals);
       attendCache(step, layer, words);
+      phase = ATTEND;
     } else if (phase == O) {
       sumSlices<O, true>(step, addToStream);
     } else if (phase == GATE_UP) {
@@ -379,5 +380,5 @@ TY_KERNEL __launch_bounds__(THREADS, 1) decode_step_many(const Step step) {
   });
   __syncthreads();
   if (threadIdx.x < step.batch) step.best[(i64)threadIdx.x * gridDim.x + blockIdx.x] = best[threadIdx.x];
-  finishStep(step);
+  finishStep(step, gridDim.x);
 }

@@ -14,15 +14,21 @@
 #define HEAD_DIM 64
 #define RING_ENTRIES 4
 #define AREA_BYTES 65536
+#define RING_ENTRY_BYTES 17408
 #endif
 #ifndef TOKEN_TILES
 #define TOKEN_TILES 1
 #endif
 
-constexpr int WARPS = 16, THREADS = 32 * WARPS;
+/** Warps that compute; those that only copy come on top. */
+#ifndef STEP_WARPS
+#define STEP_WARPS 16
+#endif
+constexpr int WARPS = STEP_WARPS, THREADS = 32 * WARPS;
 constexpr int TOKENS = 8 * TOKEN_TILES;
 constexpr int GROUP_HEADS = HEADS / KV_HEADS, HALF_DIM = HEAD_DIM / 2;
 constexpr int Q_WIDTH = HEADS * HEAD_DIM, KV_WIDTH = KV_HEADS * HEAD_DIM, QKV_ROWS = Q_WIDTH + 2 * KV_WIDTH;
+constexpr int QKV_TILES = QKV_ROWS / 16;
 /** Positions that a split of a sequence's attention has at least. */
 constexpr int SPLIT_POSITIONS = 256;
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -53,16 +59,24 @@ struct Step {
   float *splitOut, *splitLse;
   /** [batch, blocks]: each block's best logit with its token. */
   u64* best;
-  /** Barrier, blocks that are done; zero before the first step. */
+  /** COUNTERS lines; zero before the first step. */
   u32* counters;
   /** Of decode-step-many.cu: partial sums [slice][tile][TOKENS * 16], and sums of squares [HIDDEN / 16][TOKENS]. */
-  float *partials, *squares;
+  union {
+    float* partials;
+    scalar_t* scaled;
+  };
+  float* squares;
   int batch, capacity, numLayers, vocabSize, historyRows, maxSplits, teamWarps;
   float eps, scale;
+  /** Of decode-step-many.cu: qkv, o, gateUp, down, keys and values of each layer, and the head. */
+  const void* maps;
 };
 
-/** Steps of a layer that are products, and the head. */
-constexpr int QKV = 0, O = 1, GATE_UP = 2, DOWN = 3, HEAD = 4, END = 5;
+/** Parts of a layer in their order, and the head. */
+constexpr int QKV = 0, ATTEND = 1, O = 2, GATE_UP = 3, DOWN = 4, HEAD = 5, END = 6;
+/** Counters of blocks that are done with a part, and with a split of attention. */
+constexpr int SPLIT = 7, COUNTERS = 8;
 
 TY_INLINE int tilesOf(int phase, int vocabSize) {
   return phase == QKV       ? QKV_ROWS / 16
@@ -138,6 +152,11 @@ TY_INLINE float4 loadSharedFloats(const float* p) {
   asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "l"(p));
   return x;
 }
+TY_INLINE u32 loadSharedPair(const scalar_t* p) {
+  u32 x;
+  asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(x) : "l"(p));
+  return x;
+}
 TY_INLINE float loadShared(const float* p) {
   float x;
   asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(p));
@@ -148,6 +167,9 @@ TY_INLINE float loadShared(const scalar_t* p) {
   asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(x.bits) : "l"(p));
   return toFloat(x);
 }
+
+/** Waits for the threads of the block that compute: all but a warp that only copies. */
+TY_INLINE void blockSync() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
 
 TY_INLINE u32 addRelease(u32* p, u32 x) {
   u32 old;
@@ -170,6 +192,23 @@ TY_INLINE void gridBarrier(const Step& step, u32& target) {
     }
   }
   __syncthreads();
+}
+
+/** Words between two counters: each has a line of its own. */
+constexpr int COUNTER_WORDS = 32;
+/** Says that this block is done with `phase`; all its computing threads have passed a blockSync since. */
+TY_INLINE void arrive(const Step& step, int phase) {
+  if (threadIdx.x == 0) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(step.counters + phase * COUNTER_WORDS) : "memory");
+  }
+}
+/** Waits until `arrivals` blocks were done with `phase` in this launch, and sees what they wrote before. */
+TY_INLINE void await(const Step& step, int phase, u32 arrivals) {
+  if (threadIdx.x == 0) {
+    while (loadAcquire(step.counters + phase * COUNTER_WORDS) < arrivals) {
+    }
+  }
+  blockSync();
 }
 
 TY_INLINE float silu(float x) { return x / (1 + exp2Fast(-x * LOG2_E)); }
@@ -376,19 +415,19 @@ TY_INLINE u64 rankOf(float logit, u32 token) {
 TY_INLINE u64 larger(u64 a, u64 b) { return a > b ? a : b; }
 
 /** The last block to come here takes the best token of each sequence, moves on by one and resets the barrier. */
-TY_INLINE void finishStep(const Step& step) {
+TY_INLINE void finishStep(const Step& step, int slots) {
   __shared__ bool isLast;
-  __syncthreads();
-  if (threadIdx.x == 0) isLast = addRelease(step.counters + 1, 1) == gridDim.x - 1;
-  __syncthreads();
+  blockSync();
+  if (threadIdx.x == 0) isLast = addRelease(step.counters + END * COUNTER_WORDS, 1) == gridDim.x - 1;
+  blockSync();
   if (!isLast) return;
   const int lane = threadIdx.x & 31;
   const i32 row = *step.made;
   for (int sequence = threadIdx.x >> 5; sequence < step.batch; sequence += WARPS) {
     u64 best = 0;
-    for (int block = lane; block < gridDim.x; block += 32) {
+    for (int slot = lane; slot < slots; slot += 32) {
       u64 candidate;
-      asm volatile("ld.global.cg.u64 %0, [%1];" : "=l"(candidate) : "l"(step.best + (i64)sequence * gridDim.x + block));
+      asm volatile("ld.global.cg.u64 %0, [%1];" : "=l"(candidate) : "l"(step.best + (i64)sequence * slots + slot));
       best = larger(best, candidate);
     }
 #pragma unroll
@@ -402,10 +441,7 @@ TY_INLINE void finishStep(const Step& step) {
       if (row < step.historyRows) step.history[(i64)row * step.batch + sequence] = token;
     }
   }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    step.counters[0] = 0;
-    step.counters[1] = 0;
-    *step.made = row + 1;
-  }
+  blockSync();
+  if (threadIdx.x < COUNTERS) step.counters[threadIdx.x * COUNTER_WORDS] = 0;
+  if (threadIdx.x == 0) *step.made = row + 1;
 }

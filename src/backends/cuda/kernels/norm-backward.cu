@@ -1,5 +1,6 @@
 // RMSNorm and LayerNorm (IS_LAYERNORM), backward: the gradient of the input (WITH_INPUT), of weight and bias
-// (WITH_WEIGHT), or all of them while x and dOut are read once. With xhat the normalised row, g = dOut weight:
+// (WITH_WEIGHT), or all of them while x and dOut are read once, and with them the sum of dx over rows (WITH_SUMS), which is
+// the gradient of a bias that was added to x. With xhat the normalised row, g = dOut weight:
 //     dx (+)= rstd (g - mean(g) - xhat mean(g xhat)),  without mean(g) for RMSNorm
 //     dWeight = sum over rows of dOut xhat,  dBias = sum over rows of dOut
 // A block adds up the rows of its teams in registers and leaves one partial sum; norm_add_parts adds those in their
@@ -44,7 +45,7 @@ TY_INLINE void storePartial(float* partials, const float (&sums)[GROUPS][GROUP],
 }
 #endif
 
-/** partials: [gridDim.x][WIDTH] of dWeight, then the same of dBias. */
+/** partials: [gridDim.x][WIDTH] of dWeight, then the same of dBias, then of the sums of dx. */
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     norm_backward(scalar_t* dx, float* partials, const scalar_t* dOut, const scalar_t* x, const scalar_t* weight,
                   const float* means, const float* rstds, i64 rows, int columns, int accumulate) {
@@ -53,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
   const float share = 1.f / columns;
   group_t w[GROUPS];
   if (WITH_INPUT) member.load(w, weight);
-  float weightSums[GROUPS][GROUP] = {}, biasSums[GROUPS][GROUP] = {};
+  float weightSums[GROUPS][GROUP] = {}, biasSums[GROUPS][GROUP] = {}, inputSums[GROUPS][GROUP] = {};
 
   int turn = 0;
 #pragma unroll 1
@@ -98,6 +99,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         const float xhat = (floatAt(in[k], j) - mean) * rstd, g = floatAt(dy[k], j) * floatAt(w[k], j);
         y[j] = rstd * (g - average - xhat * projection);
         if (accumulate) y[j] += floatAt(old[k], j);
+        if (WITH_SUMS) inputSums[k][j] += y[j];
       }
       storeGroup<GROUP>(dx + row * columns + member.column(k), groupOf<scalar_t>(y));
     }
@@ -108,18 +110,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
   float* own = partials + (i64)blockIdx.x * WIDTH;
   storePartial(own, weightSums, member, combined);
   if (IS_LAYERNORM) storePartial(own + (i64)gridDim.x * WIDTH, biasSums, member, combined);
+  if (WITH_SUMS) storePartial(own + 2 * (i64)gridDim.x * WIDTH, inputSums, member, combined);
 #endif
 }
 
 #if WITH_WEIGHT
-/** Adds the partial sums of dWeight (blocks of y 0) and dBias (1). accumulate: 1 adds to dWeight, 2 to dBias. */
-TY_KERNEL norm_add_parts(float* dWeight, float* dBias, const float* partials, int parts, int columns, int accumulate) {
+/** Adds the partial sums of dWeight (blocks of y 0), dBias (1) and dx (2). Bit y of accumulate: adds to what is there. */
+TY_KERNEL norm_add_parts(float* dWeight, float* dBias, float* inputSums, const float* partials, int parts, int columns,
+                         int accumulate) {
   const int which = blockIdx.y;
   const auto columnAt = [](int at) {
     const int thread = at % TEAM_THREADS, element = at / TEAM_THREADS;
     return (thread + element / GROUP * TEAM_THREADS) * GROUP + element % GROUP;
   };
-  addParts(which == 0 ? dWeight : dBias, partials + (i64)which * parts * WIDTH, parts, WIDTH, columns,
+  addParts(which == 0 ? dWeight : which == 1 ? dBias : inputSums, partials + (i64)which * parts * WIDTH, parts, WIDTH, columns,
            accumulate >> which & 1, columnAt);
 }
 #endif

@@ -15,6 +15,7 @@
 #define IS_LAYERNORM 1
 #define WITH_INPUT 1
 #define WITH_WEIGHT 1
+#define WITH_SUMS 1
 #define MIN_BLOCKS 2
 #endif
 

@@ -48,15 +48,29 @@ TY_INLINE void storeQuad(T* p, i64 index, const Quad<T>& quad) {
 TY_INLINE i64 globalThread() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }
 TY_INLINE i64 globalThreads() { return (i64)gridDim.x * blockDim.x; }
 
+/** Most ranges of one launch: MOST_RANGES of optimizer.ts. Their addresses and sizes are arguments, 4 KiB at most. */
+constexpr int MOST_RANGES = 60;
+
+/** Which of `ranges` ranges this block works on: the last whose first block is not behind it. */
+TY_INLINE int rangeOfBlock(const int (&firstBlock)[MOST_RANGES + 1], int ranges) {
+  int low = 0, high = ranges;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (firstBlock[middle] <= (int)blockIdx.x) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
 /**
  * Applies `rule(w, first, second, g)` to every element of a range, g being the clipped gradient, and writes back the
  * weight, the first STATES states and, where `working` is given, the weight rounded to scalar_t.
  */
 template <int STATES, typename Rule>
 TY_INLINE void updateRange(float* weight, float* first, float* second, const grad_t* grad, scalar_t* working,
-                           const double* scalars, i64 count, i64 quads, float clip, const Rule& rule) {
+                           const double* scalars, i64 count, i64 quads, float clip, const Rule& rule,
+                           i64 thread = globalThread(), i64 threads = globalThreads()) {
   if (scalars[IS_FINITE] == 0) return;
-  const i64 thread = globalThread();
   if (thread < quads) {
     Quad<float> w = loadQuad(weight, thread), a = w, b = w;
     if (STATES > 0) a = loadQuad(first, thread);
@@ -75,7 +89,7 @@ TY_INLINE void updateRange(float* weight, float* first, float* second, const gra
     }
   }
 #pragma unroll 1
-  for (i64 i = quads * 4 + thread; i < count; i += globalThreads()) {
+  for (i64 i = quads * 4 + thread; i < count; i += threads) {
     float w = weight[i], a = 0, b = 0;
     if (STATES > 0) a = first[i];
     if (STATES > 1) b = second[i];
@@ -113,11 +127,22 @@ struct AdamRule {
   }
 };
 
-/** Adam and AdamW. rest1 = 1 - beta1, rest2 = 1 - beta2, rounded after the subtraction. */
-TY_KERNEL adam(float* weight, float* m, float* v, const grad_t* grad, scalar_t* working, const double* scalars,
-               i64 count, i64 quads, float beta1, float rest1, float beta2, float rest2, float eps, float weightDecay,
-               int flags) {
-  const float lr = (float)scalars[LR];
+struct AdamRanges {
+  float* weight[MOST_RANGES];
+  float* m[MOST_RANGES];
+  float* v[MOST_RANGES];
+  const grad_t* grad[MOST_RANGES];
+  scalar_t* working[MOST_RANGES];
+  i64 count[MOST_RANGES], quads[MOST_RANGES];
+  int firstBlock[MOST_RANGES + 1];
+  float weightDecay[MOST_RANGES];
+};
+
+/** Adam and AdamW of all ranges. rest1 = 1 - beta1, rest2 = 1 - beta2, rounded after the subtraction. */
+TY_KERNEL adam(const __grid_constant__ AdamRanges all, const double* scalars, int ranges, float beta1, float rest1,
+               float beta2, float rest2, float eps, int flags) {
+  const int r = rangeOfBlock(all.firstBlock, ranges), block = (int)blockIdx.x - all.firstBlock[r];
+  const float lr = (float)scalars[LR], weightDecay = all.weightDecay[r];
   const bool isCoupled = flags & COUPLED_DECAY;
   const AdamRule rule = {lr,
                          isCoupled ? 0.f : lr * weightDecay,
@@ -130,7 +155,9 @@ TY_KERNEL adam(float* weight, float* m, float* v, const grad_t* grad, scalar_t* 
                          rest2,
                          eps,
                          (flags & NOTES_CONVENTION) != 0};
-  updateRange<2>(weight, m, v, grad, working, scalars, count, quads, (float)scalars[CLIP_FACTOR], rule);
+  updateRange<2>(all.weight[r], all.m[r], all.v[r], all.grad[r], all.working[r], scalars, all.count[r], all.quads[r],
+                 (float)scalars[CLIP_FACTOR], rule, (i64)block * blockDim.x + threadIdx.x,
+                 (i64)(all.firstBlock[r + 1] - all.firstBlock[r]) * blockDim.x);
 }
 
 /** Gradient descent; `velocity` may be null (then momentum is not used). */
@@ -210,11 +237,20 @@ TY_INLINE double squaresOfFour(float a, float b, float c, float d) {
   return (double)a * a + (double)b * b + ((double)c * c + (double)d * d);
 }
 
-/** partials[block] = sum of the squares of its packs and of its share of the elements behind all packs. */
-TY_KERNEL square_sums(double* partials, const grad_t* x, i64 count, i64 packs, i64 packsPerBlock) {
+struct SquareRanges {
+  const grad_t* x[MOST_RANGES];
+  i64 count[MOST_RANGES], packs[MOST_RANGES];
+  int firstBlock[MOST_RANGES + 1];
+};
+
+/** partials[block] = sum of the squares of its packs and of its share of the elements behind all packs of its range. */
+TY_KERNEL square_sums(const __grid_constant__ SquareRanges all, double* partials, i64 packsPerBlock, int ranges) {
   __shared__ double shared[32];
   constexpr int DEPTH = 4, SIZE = Pack<grad_t>::size;
-  const i64 from = blockIdx.x * packsPerBlock;
+  const int r = rangeOfBlock(all.firstBlock, ranges), block = (int)blockIdx.x - all.firstBlock[r];
+  const grad_t* x = all.x[r];
+  const i64 count = all.count[r], packs = all.packs[r];
+  const i64 from = block * packsPerBlock;
   const i64 to = from + packsPerBlock < packs ? from + packsPerBlock : packs;
   double sum = 0;
   for (i64 first = from + threadIdx.x; first < to; first += DEPTH * (i64)blockDim.x) {
@@ -234,7 +270,8 @@ TY_KERNEL square_sums(double* partials, const grad_t* x, i64 count, i64 packs, i
       }
     }
   }
-  for (i64 i = packs * SIZE + globalThread(); i < count; i += globalThreads()) {
+  const int blocks = all.firstBlock[r + 1] - all.firstBlock[r];
+  for (i64 i = packs * SIZE + (i64)block * blockDim.x + threadIdx.x; i < count; i += (i64)blocks * blockDim.x) {
     const double value = toFloat(x[i]);
     sum += value * value;
   }
@@ -249,10 +286,10 @@ TY_INLINE double sumPartials(const double* partials, int partialCount, double* s
   return blockSum(sum, shared);
 }
 
-TY_KERNEL finish_sum_of_squares(double* scalars, const double* partials, int partialCount, int accumulate) {
+TY_KERNEL finish_sum_of_squares(double* scalars, const double* partials, int partialCount) {
   __shared__ double shared[32];
   const double sum = sumPartials(partials, partialCount, shared);
-  if (threadIdx.x == 0) scalars[SUM_OF_SQUARES] = accumulate ? scalars[SUM_OF_SQUARES] + sum : sum;
+  if (threadIdx.x == 0) scalars[SUM_OF_SQUARES] = sum;
 }
 
 /** One thread. */

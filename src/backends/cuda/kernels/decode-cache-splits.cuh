@@ -1,0 +1,132 @@
+// Attention of a decoding step for few sequences: long ones are split over blocks, whose parts are then joined.
+//
+// An item is a sequence, a key-value head and a split of its positions; a block takes one at a time, its warps 16 positions.
+#pragma once
+#include "decode-attention.cuh"
+
+/** Query values of a key-value head. */
+constexpr int GROUP_WIDTH = GROUP_HEADS * HEAD_DIM;
+/** Chunks that the warps of a block take at a time. */
+constexpr int CHUNKS_AT_ONCE = WARPS / UNITS;
+/** Chunks of a sequence that is not split; chunks that a split has at least. */
+#ifndef WHOLE_CHUNKS
+#define WHOLE_CHUNKS 6
+#endif
+#ifndef SPLIT_CHUNKS
+#define SPLIT_CHUNKS 2
+#endif
+
+/** An item's part of the cache, in chunks; nothing where its sequence has fewer splits. */
+struct Span {
+  int sequence, kvHead, split, splits, length, begin, end;
+
+  TY_INLINE Span(const Step& step, int item) {
+    split = item % step.maxSplits;
+    kvHead = item / step.maxSplits % KV_HEADS;
+    sequence = item / (step.maxSplits * KV_HEADS);
+    length = positionOf(step, sequence) + 1;
+    const int chunks = (length + CHUNK_POSITIONS - 1) / CHUNK_POSITIONS;
+    const int wanted = chunks <= WHOLE_CHUNKS ? 1 : min(step.maxSplits, (chunks + SPLIT_CHUNKS - 1) / SPLIT_CHUNKS);
+    const int each = (chunks + wanted - 1) / wanted;
+    splits = (chunks + each - 1) / each;
+    begin = split * each;
+    end = min(chunks, begin + each);
+  }
+};
+
+/** This block's items of a layer's attention, to `mixed` or, where a sequence is split, to splitOut and splitLse. */
+template <typename Ring>
+TY_INLINE void attendItems(const Step& step, const Layer& layer, Ring& ring, int first, int items, float* area) {
+  const int warp = threadIdx.x >> 5, part = warp % UNITS * 16;
+  float* stats = area;
+  float* outputs = area + 2 * WARPS * HEAD_ROWS;
+  for (int item = first; item < items; item += gridDim.x) {
+    const Span span(step, item);
+    HeadAttention attention;
+    Newest newest;
+    attention.load(step, span.sequence, span.kvHead);
+    newest.load(step, layer, span.sequence, span.kvHead);
+    for (int chunk = span.begin; chunk < span.end; chunk++) {
+      const u32 at = ring.wait();
+      const int count = span.length - chunk * CHUNK_POSITIONS - part;
+      if ((chunk - span.begin) % CHUNKS_AT_ONCE == warp / UNITS && count > 0) {
+        if (count <= 16) newest.patch(at, part + count - 1, part + 16);
+        attention.take(at, part, count, step.scale * LOG2_E);
+      }
+      ring.release();
+    }
+    attention.store(stats + 2 * warp * HEAD_ROWS, outputs + warp * HEAD_ROWS * HEAD_DIM);
+    blockSync();
+    const int warps = min(WARPS, (span.end - span.begin) * UNITS);
+    for (int i = threadIdx.x; i < GROUP_WIDTH && span.begin < span.end; i += THREADS) {
+      MergedHead merged;
+      const float value = merged.value(stats, outputs, 0, warps, i / HEAD_DIM, i % HEAD_DIM);
+      const int column = span.kvHead * GROUP_WIDTH + i;
+      if (span.splits == 1) {
+        fromFloat(step.mixed[(i64)span.sequence * Q_WIDTH + column], value);
+      } else {
+        const i64 at = (i64)span.sequence * step.maxSplits + span.split;
+        step.splitOut[at * Q_WIDTH + column] = value;
+        if (i % HEAD_DIM == 0) step.splitLse[at * HEADS + column / HEAD_DIM] = merged.top + log2f(merged.total);
+      }
+    }
+    blockSync();
+  }
+}
+
+/** Whether any sequence is split. */
+TY_INLINE bool hasSplits(const Step& step) {
+  bool isSplit = false;
+  for (int sequence = 0; sequence < step.batch; sequence++) {
+    isSplit |= positionOf(step, sequence) >= CHUNK_POSITIONS * WHOLE_CHUNKS;
+  }
+  return isSplit && step.maxSplits > 1;
+}
+
+/** Joins the splits, after all have come: each of this block's items joins its share of its sequence's columns. */
+TY_INLINE void joinItems(const Step& step, int first, int items) {
+  constexpr int AT_ONCE = 8;
+  for (int item = first; item < items; item += gridDim.x) {
+    const Span span(step, item);
+    if (span.splits == 1 || span.begin >= span.end) continue;
+    const int share = (GROUP_WIDTH / 4 + span.splits - 1) / span.splits;
+    const int end = min(GROUP_WIDTH / 4, (span.split + 1) * share);
+    for (int i = span.split * share + threadIdx.x; i < end; i += THREADS) {
+      const int column = span.kvHead * GROUP_WIDTH + i * 4;
+      const i64 base = (i64)span.sequence * step.maxSplits;
+      float top = LOWEST, total = 0;
+      float4 value = make_float4(0, 0, 0, 0);
+      for (int from = 0; from < span.splits; from += AT_ONCE) {
+        float lse[AT_ONCE];
+        float4 x[AT_ONCE];
+        float higher = top;
+#pragma unroll
+        for (int s = 0; s < AT_ONCE; s++) {
+          lse[s] = LOWEST;
+          x[s] = make_float4(0, 0, 0, 0);
+          if (from + s < span.splits) {
+            lse[s] = loadShared(step.splitLse + (base + from + s) * HEADS + column / HEAD_DIM);
+            x[s] = loadSharedFloats(step.splitOut + (base + from + s) * Q_WIDTH + column);
+          }
+        }
+#pragma unroll
+        for (int s = 0; s < AT_ONCE; s++) higher = fmaxf(higher, lse[s]);
+        const float old = exp2Fast(top - higher);
+        top = higher;
+        total *= old;
+        value = make_float4(value.x * old, value.y * old, value.z * old, value.w * old);
+#pragma unroll
+        for (int s = 0; s < AT_ONCE; s++) {
+          const float now = exp2Fast(lse[s] - top);
+          total += now;
+          value.x += x[s].x * now;
+          value.y += x[s].y * now;
+          value.z += x[s].z * now;
+          value.w += x[s].w * now;
+        }
+      }
+      uint2 packed = make_uint2(packPair(value.x / total, value.y / total), packPair(value.z / total, value.w / total));
+      *reinterpret_cast<uint2*>(step.mixed + (i64)span.sequence * Q_WIDTH + column) = packed;
+    }
+  }
+}

@@ -1,0 +1,114 @@
+// What a sweep's runs say: the law, how far it can be trusted, what to train next and how, which sizes use tokens best,
+// and what another depth would have changed.
+import { type Estimate, type FitReport, reportFit } from '../scaling/fit-report.ts'
+import { ParametricBootstrap } from '../scaling/parametric-fit.ts'
+import { lossOf, optimalTokens, type ParametricLaw, TRAINING_FLOPS } from '../scaling/parametric-law.ts'
+import type { SweepBudget, SweepGrid } from './grid.ts'
+import { type RunSpec, runSpec, type SweepSetting, tokensOf } from './run-spec.ts'
+import { shapeOf } from './shapes.ts'
+import { pointsOf, type SweepResults } from './sweep.ts'
+import { tunedFor } from './tuning.ts'
+
+export interface Recommendation {
+  readonly spec: RunSpec
+  readonly parameters: number
+  readonly tokens: number
+  readonly flops: number
+  /** Tokens that the law would give this size; more than `tokens` where the text has no more. */
+  readonly optimalTokens: Estimate
+  readonly loss: Estimate
+  /** Rates and batches between which the searches lost less than half a per cent, carried to this run. */
+  readonly lrRange: { low: number; high: number } | undefined
+  readonly batchRange: { low: number; high: number } | undefined
+}
+
+export interface SweepReport {
+  readonly fit: FitReport
+  readonly recommendation: Recommendation | undefined
+  /** Loss at equal tokens by size: rows of the grid. */
+  readonly sampleEfficiency: readonly { tokens: number; losses: readonly { parameters: number; loss: number }[] }[]
+  readonly shapes: readonly { layers: number; hiddenSize: number; parameters: number; loss: number }[]
+}
+
+const RESAMPLES = 1000
+/** A dozen runs: squares up to one per cent, as seeds scatter, and one exponent, which they tell better than two. */
+export const SWEEP_FORM = { delta: 0.01, hasEqualExponents: true }
+const HELD_OUT_PART = 0.25
+
+/** @param factor  size of the recommended model over the largest of the grid */
+export async function analyseSweep(
+  results: SweepResults,
+  grid: SweepGrid,
+  budget: SweepBudget,
+  setting: SweepSetting,
+  options: { factor: number; turn?: () => Promise<void> },
+): Promise<SweepReport> {
+  const points = pointsOf(results.grid)
+  const settings = { ...SWEEP_FORM, resamples: RESAMPLES, seed: setting.seed, holdOut: HELD_OUT_PART }
+  const fit = await reportFit(points, settings, options.turn)
+  const bootstrap = new ParametricBootstrap(points, fit.fit, {
+    ...SWEEP_FORM,
+    resamples: RESAMPLES,
+    seed: setting.seed,
+  })
+  bootstrap.run()
+  const estimate = (of: (law: ParametricLaw) => number): Estimate => ({
+    value: of(fit.fit.law),
+    ...bootstrap.spread(of),
+  })
+  return {
+    fit,
+    recommendation: recommend(results, grid, budget, setting, options.factor, estimate),
+    sampleEfficiency: grid.horizons.flatMap((_, horizon) => {
+      const row = results.grid.filter((result) => result.cell.horizon === horizon)
+      if (row.length < 2) return []
+      const losses = row.map(({ spec, loss }) => ({ parameters: spec.parameters, loss }))
+      return [{ tokens: tokensOf(row[0]!.spec), losses }]
+    }),
+    shapes: results.shapes.map(({ spec, loss }) => ({
+      layers: spec.shape.numHiddenLayers,
+      hiddenSize: spec.shape.hiddenSize,
+      parameters: spec.parameters,
+      loss,
+    })),
+  }
+}
+
+function recommend(
+  { tuning }: SweepResults,
+  grid: SweepGrid,
+  budget: SweepBudget,
+  setting: SweepSetting,
+  factor: number,
+  estimate: (of: (law: ParametricLaw) => number) => Estimate,
+): Recommendation | undefined {
+  const largest = grid.sizes.at(-1)!
+  const shape = shapeOf(factor * largest.parameters, setting.vocabSize, largest.shape.numHiddenLayers)
+  if (shape === undefined) return undefined
+  const wanted = estimate((law) => optimalTokens(law, factor * largest.parameters))
+  const tokens = Math.min(wanted.value, budget.uniqueTokens)
+  const tuned = tunedFor(tuning.law, factor * largest.parameters, tokens, setting.seqLen)
+  const spec = runSpec('target', shape, { tokens, ...tuned }, setting)
+  return {
+    spec,
+    parameters: spec.parameters,
+    tokens: tokensOf(spec),
+    flops: TRAINING_FLOPS * spec.parameters * tokensOf(spec),
+    optimalTokens: wanted,
+    loss: estimate((law) => lossOf(law, spec.parameters, tokensOf(spec))),
+    lrRange: rangeAbout(spec.lr, results(tuning.searches, 'lr')),
+    batchRange: rangeAbout(spec.batchTokens, results(tuning.searches, 'batch')),
+  }
+}
+
+type Search = SweepResults['tuning']['searches'][number]
+
+function results(searches: readonly Search[], what: Search['what']): Search[] {
+  return searches.filter((search) => search.what === what && search.valley.flat !== undefined)
+}
+
+/** The widest flat part of the valleys, moved to another value. */
+function rangeAbout(value: number, searches: readonly Search[]): { low: number; high: number } | undefined {
+  const reach = Math.max(...searches.map(({ valley }) => valley.flat!.high - valley.x))
+  return Number.isFinite(reach) ? { low: value * 2 ** -reach, high: value * 2 ** reach } : undefined
+}

@@ -1,0 +1,73 @@
+// trainyard plan compare: what pretrain predicted of a run, beside what was measured.
+import { existsSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { z } from 'zod'
+import { readJsonObject } from '../checkpoint/files.ts'
+import { field } from '../config/field.ts'
+import { defineRecipe } from '../config/recipe.ts'
+import { ConfigError } from '../core/errors.ts'
+import { formatBytes, formatCount, formatDuration, formatPercent } from '../display/format.ts'
+import { table } from '../display/text.ts'
+import { type Reconciled, reconcile } from '../plan/reconcile.ts'
+import { readMetrics } from '../train/run-dir.ts'
+
+export default defineRecipe({
+  name: 'plan compare',
+  summary: 'hold what was predicted of a run against what was measured',
+  description:
+    'Reads plan.json, which pretrain writes before a run, actual.json, which it writes after, and the metrics. Beside each prediction stands a simple guess, so that it is seen what planning is worth.',
+  examples: [
+    { command: 'plan compare runs/books', does: 'a table' },
+    { command: 'plan compare runs/books --json', does: 'the same for a program' },
+  ],
+  config: z.object({
+    run: field(z.string().min(1), { describe: 'folder of a run of pretrain', example: 'runs/books' }),
+    json: field(z.boolean().default(false), { describe: 'print JSON instead of text' }),
+  }),
+  positional: ['run'],
+  async run(options, context) {
+    const folder = resolve(context.cwd, options.run)
+    const read = (name: string, when: string) => {
+      const path = join(folder, name)
+      if (existsSync(path)) return readJsonObject(path)
+      throw new ConfigError(
+        `plan compare: expected a run of pretrain, but ${options.run} has no ${name}, which is written ${when}`,
+      )
+    }
+    const plan = read('plan.json', 'before the first step')
+    const actual = read('actual.json', 'when a run ends or is stopped')
+    const rows = reconcile(plan, actual, readMetrics(folder))
+    if (options.json) context.log(JSON.stringify(rows, null, 2))
+    else for (const line of lines(rows)) context.log(line)
+  },
+})
+
+function lines(rows: readonly Reconciled[]): string[] {
+  const heading = ['', 'predicted', 'measured', 'error', 'a simple guess', 'its error']
+  const cells = rows.map((row) => [
+    row.name,
+    formatQuantity(row.predicted, row.unit),
+    formatQuantity(row.measured, row.unit),
+    signed(row.error),
+    row.guess === undefined ? '-' : row.guess.what,
+    row.guess === undefined ? '-' : signed(row.guess.error),
+  ])
+  return table([heading, ...cells], { hasHeading: true, align: ['left', 'right', 'right', 'right', 'left', 'right'] })
+}
+
+function formatQuantity(value: number, unit: Reconciled['unit']): string {
+  switch (unit) {
+    case 'bytes':
+      return formatBytes(value)
+    case 'seconds':
+      return formatDuration(value)
+    case 'nats':
+      return value.toFixed(3)
+    default:
+      return formatCount(value)
+  }
+}
+
+function signed(error: number): string {
+  return `${error < 0 ? '' : '+'}${formatPercent(error)}`
+}

@@ -1,0 +1,72 @@
+// `plan layout` as a user runs it: text, JSON, the picture, and refusals in one sentence.
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { emptyFolder, trainyard } from '../cli/program.ts'
+
+test('plan layout says the best layout, why, and what the run takes', () => {
+  const { status, stdout, stderr } = trainyard(['plan', 'layout', 'llama-3-8b', '--devices', '64'])
+  assert.equal(status, 0, stderr)
+  for (const part of [
+    /best: tensor \d/,
+    /MFU \d/,
+    /one thing different:/,
+    /runners-up:/,
+    /of the time is progress/,
+    /CO2eq/,
+  ]) {
+    assert.match(stdout, part)
+  }
+})
+
+test('plan layout writes JSON and a picture of the pipeline, with pins, own links and own prices', () => {
+  const folder = emptyFolder()
+  const words = [
+    '--devices',
+    '64',
+    '--pipeline',
+    '8',
+    '--virtual-stages',
+    '2',
+    '--tensor',
+    '4',
+    '--svg',
+    'step.svg',
+    '--json',
+  ]
+  const more = [
+    '--network-bandwidth',
+    '100',
+    '--embodied',
+    '--site',
+    'jean-zay',
+    '--overlap-tensor',
+    '--runners-up',
+    '1',
+  ]
+  const { status, stdout, stderr } = trainyard(['plan', 'layout', 'llama-3-70b', ...words, ...more], {}, folder)
+  assert.equal(status, 0, stderr)
+  const { best, run, alternatives } = JSON.parse(stdout)
+  assert.equal(best.length, 2)
+  assert.deepEqual([best[0].layout.pipelineParallel, best[0].layout.chunks, best[0].layout.tensorParallel], [8, 2, 4])
+  assert.ok(run.cost.carbon.embodied > 0 && run.goodput.share < 1 && alternatives.length > 0)
+  assert.equal(readFileSync(join(folder, 'step.svg'), 'utf8').match(/>rank \d</g)?.length, 8)
+})
+
+test('plan layout refuses in one sentence', () => {
+  const refusals: [string[], RegExp][] = [
+    [['llama-3-8b', '--tensor', '7'], /7-way tensor parallel does not divide the 32 heads/],
+    [['llama-3-8b', '--tokens', '-1'], /tokens/],
+    [['llama-3-8b', '--device', 'h1000'], /did you mean/],
+    [['llama-3-405b', '--devices', '8'], /does not fit 8 x H100 SXM/],
+    [['llama-3-8b', '--batch-tokens', '1000'], /multiple of seqLen 8192.*try 8192/],
+    [['llama-3-8b', '--svg', 'x.svg', '--pipeline', '1'], /no pipeline/],
+  ]
+  for (const [words, expected] of refusals) {
+    const { status, stderr } = trainyard(['plan', 'layout', ...words])
+    assert.notEqual(status, 0)
+    assert.match(stderr, expected)
+    assert.equal(stderr.trim().split('\n').length, 1, stderr)
+  }
+})

@@ -65,6 +65,8 @@ async function measure({ config, seqLen, ...shape }: GpuShape, recompute: Recomp
     parts.push({ name, ...(predicted !== undefined && { predicted }), measured: now - before })
     before = now
   }
+  device.reserveScratch(forecast.scratchBytes)
+  note('scratch of kernels', forecast.scratchBytes)
   const model = modelOf()
   const arenas = materialize(model, device, { seed: SEED })
   note('parameters', plan.parameterBytes)
@@ -83,14 +85,14 @@ async function measure({ config, seqLen, ...shape }: GpuShape, recompute: Recomp
     const start = performance.now()
     await trainStep.run([batch], batch.tokens.length, { lr: 1e-4, step, gradClip: 1 })
     times.push(performance.now() - start)
-    if (step === 1) note('first step: kernels, their scratch', forecast.scratchBytes)
+    if (step === 1) note('first step: code', device.ownLibraryBytes)
     if (step === 2) note('second step: timed products, recordings')
   }
   note('later steps')
   await trainStep.evaluate([batch, batch, batch, batch])
   note('evaluation')
-  const { scratchBytes } = device.runtime
-  parts.push({ name: '(of it scratch in use)', measured: scratchBytes })
+  const { scratchBytes } = device.ownMemory()
+  parts.push({ name: '(scratch at the end)', predicted: forecast.scratchBytes, measured: scratchBytes })
   const later = times.slice(3).sort((a, b) => a - b)
   return {
     recompute,

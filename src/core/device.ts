@@ -52,8 +52,12 @@ export interface Device {
   read(tensor: Tensor): Promise<HostArray>
   /** Bytes that kernels keep for themselves while such a model is trained, at most; absent where they keep none. */
   kernelScratchBytes?(shape: TrainingShape): number
+  /** Takes these bytes now, as one block, instead of as kernels ask for more; absent where the process gives them anyway. */
+  reserveScratch?(bytes: number): void
   /** Bytes of the process's memory that the device's libraries take once they are at work; absent where it has none. */
   readonly libraryBytes?: number
+  /** Bytes of its own memory that code, recordings and libraries take once they are at work. */
+  readonly ownLibraryBytes?: number
   /** Memory of the device's own, in bytes; absent where tensors lie in the process's memory. */
   ownMemory?(): DeviceMemory
   /** May time several ways to do what has been done so far, and fixes the fastest. Later results may differ in last bits. */
@@ -75,6 +79,9 @@ export interface Device {
 export interface DeviceMemory {
   readonly freeBytes: number
   readonly totalBytes: number
+  /** What tensors of this process hold, and what its kernels keep for themselves; the rest that is taken is of libraries and other programs. */
+  readonly tensorBytes: number
+  readonly scratchBytes: number
 }
 
 /** Kernel calls that can be made again, all at once. */

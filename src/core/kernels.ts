@@ -151,7 +151,7 @@ export interface Kernels {
   rmsnorm(out: Tensor, rstd: Tensor, x: Tensor, weight: Tensor, eps: number): void
   rmsnormBackwardInput(dx: Tensor, dOut: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, accumulate: boolean): void
   rmsnormBackwardWeight(dWeight: Tensor, dOut: Tensor, x: Tensor, rstd: Tensor, accumulate: boolean): void
-  /** Both halves of the backward; each gradient adds to what is there or overwrites it. */
+  /** Both halves of the backward; each gradient adds to what is there or overwrites it. `again` asks for the forward's `out` too. */
   rmsnormBackward(
     dx: Tensor,
     dWeight: Tensor,
@@ -160,6 +160,7 @@ export interface Kernels {
     weight: Tensor,
     rstd: Tensor,
     accumulate: { dx: boolean; dWeight: boolean },
+    again?: { out: Tensor; eps: number },
   ): void
 
   /** out = (x - mean) * rstd * weight + bias. */
@@ -194,6 +195,7 @@ export interface Kernels {
     rstd: Tensor,
     accumulate: { dx: boolean; dWeight: boolean; dBias: boolean },
     sumOfDx?: { sums: Tensor; accumulate: boolean },
+    again?: { out: Tensor; bias: Tensor; eps: number },
   ): void
 
   /**
@@ -204,7 +206,8 @@ export interface Kernels {
 
   /** out [.., F] = silu(gate) * up, gateUp [.., 2F] = gate columns then up columns. */
   swiglu(out: Tensor, gateUp: Tensor): void
-  swigluBackward(dGateUp: Tensor, dOut: Tensor, gateUp: Tensor): void
+  /** The forward's `out` is made again where it is given. */
+  swigluBackward(dGateUp: Tensor, dOut: Tensor, gateUp: Tensor, out?: Tensor): void
 
   /** 'none' = exact (erf), 'tanh' = the GPT-2 approximation. dx may alias dOut. */
   gelu(out: Tensor, x: Tensor, approximate: 'none' | 'tanh'): void

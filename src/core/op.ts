@@ -57,6 +57,11 @@ export interface Op<I extends NamedTensors, O extends NamedTensors, A> {
   backwardWeight?(entry: TapeEntry<I, O, A>, gradients: Gradients): void
   /** Both halves at once, where that reads memory only once; used when gradients of activations and parameters are wanted. */
   backward?(entry: TapeEntry<I, O, A>, gradients: Gradients): void
+  /**
+   * Whether the backward can make the output `out` again, because it reads what it is made of: it does where the entry is not
+   * alive. Gradients of weights that need a forgotten `out` wait for it.
+   */
+  remakesOut?(attributes: A): boolean
   /** Cheap to run again: dropped and recomputed under `selective` recomputation. */
   readonly isCheap: boolean
   cost(inputs: I, attributes: A): OpCost

@@ -164,19 +164,51 @@ export class Tape implements Disposable {
     invariant((output.base ?? output).producer !== undefined, 'backward needs an output that was recorded on this tape')
     if (dOutput !== undefined) gradients.pass(output, dOutput)
     const root = (output.base ?? output).producer
+    // An entry whose gradients of weights wait until the entry before it has made their factor again.
+    let waiting: TapeEntry | undefined
     for (let i = this.#entries.length - 1; i >= 0; i--) {
       const entry = this.#entries[i]!
       if (entry !== root && !hasGradient(entry, gradients)) continue
-      this.#backwardOf(entry, gradients)
-      for (const tensor of Object.values(entry.outputs)) if (tensor !== undefined) gradients.drop(tensor)
+      const waits = this.#waits(entry, this.#entries[i - 1], gradients)
+      if (waits) this.#backwardInputOf(entry, gradients)
+      else this.#backwardOf(entry, gradients)
+      if (waiting !== undefined) {
+        this.#backwardWeightOf(waiting, gradients)
+        dropGradients(waiting, gradients)
+      }
+      waiting = waits ? entry : undefined
+      if (!waits) dropGradients(entry, gradients)
     }
     return gradients
   }
 
+  /** Whether the gradients of weights of an entry should come after the backward of the entry before it. */
+  #waits(entry: TapeEntry, before: TapeEntry | undefined, gradients: Gradients): boolean {
+    const { op, inputs } = entry
+    if (before === undefined || before.isAlive || !before.op.remakesOut?.(before.attributes)) return false
+    if (op.backward !== undefined || op.backwardWeight === undefined || !trainsWeights(op, inputs)) return false
+    const { out } = before.outputs
+    const isRemade = (name: string): boolean => (inputs[name]?.base ?? inputs[name]) === out
+    return (
+      op.savedForWeight.some(isRemade) &&
+      !op.savedForInput.some(isRemade) &&
+      gradients.needs(out) &&
+      wantsActivationGradient(before.op, before.inputs, gradients)
+    )
+  }
+
   #backwardOf(entry: TapeEntry, gradients: Gradients): void {
     const { op, inputs } = entry
-    const isWeightWanted = op.backwardWeight !== undefined && trainsWeights(op, inputs)
     const isInputWanted = wantsActivationGradient(op, inputs, gradients)
+    const isRemade = isInputWanted && !entry.isAlive && op.remakesOut?.(entry.attributes) === true
+    if (isRemade) bindMemory(entry.outputs.out!.storage, 'activation')
+    this.#halvesOf(entry, gradients, isInputWanted)
+    if (isRemade) entry.isAlive = true
+  }
+
+  #halvesOf(entry: TapeEntry, gradients: Gradients, isInputWanted: boolean): void {
+    const { op, inputs } = entry
+    const isWeightWanted = op.backwardWeight !== undefined && trainsWeights(op, inputs)
     if (isWeightWanted && isInputWanted && op.backward !== undefined) {
       this.#bringBack(entry, op.savedForWeight)
       this.#bringBack(entry, op.savedForInput)
@@ -185,24 +217,29 @@ export class Tape implements Disposable {
       this.#onOp?.(entry, 'backwardInput', gradients)
       return
     }
-    if (isWeightWanted) {
-      this.#bringBack(entry, op.savedForWeight)
-      op.backwardWeight?.(entry, gradients)
-      this.#onOp?.(entry, 'backwardWeight', gradients)
-    }
-    if (isInputWanted) {
-      this.#bringBack(entry, op.savedForInput)
-      op.backwardInput(entry, gradients)
-      this.#onOp?.(entry, 'backwardInput', gradients)
-    }
+    if (isWeightWanted) this.#backwardWeightOf(entry, gradients)
+    if (isInputWanted) this.#backwardInputOf(entry, gradients)
   }
 
-  /** Recomputes whatever of the named inputs and outputs was dropped. */
+  #backwardWeightOf(entry: TapeEntry, gradients: Gradients): void {
+    this.#bringBack(entry, entry.op.savedForWeight)
+    entry.op.backwardWeight?.(entry, gradients)
+    this.#onOp?.(entry, 'backwardWeight', gradients)
+  }
+
+  #backwardInputOf(entry: TapeEntry, gradients: Gradients): void {
+    this.#bringBack(entry, entry.op.savedForInput)
+    entry.op.backwardInput(entry, gradients)
+    this.#onOp?.(entry, 'backwardInput', gradients)
+  }
+
+  /** Recomputes whatever of the named inputs and outputs was dropped; statistics of an `out` that is remade are still there. */
   #bringBack(entry: TapeEntry, names: readonly string[]): void {
+    const isRemade = entry.op.remakesOut?.(entry.attributes) === true
     for (const name of names) {
       const tensor = entry.inputs[name] ?? entry.outputs[name]
       const producer = (tensor?.base ?? tensor)?.producer as TapeEntry | undefined
-      if (producer !== undefined) this.#revive(producer)
+      if (producer !== undefined && !(producer === entry && isRemade)) this.#revive(producer)
     }
   }
 
@@ -222,6 +259,10 @@ export class Tape implements Disposable {
     entry.op.forward(this.device.kernels, entry.inputs, entry.outputs, entry.attributes)
     this.#onOp?.(entry, 'forward')
   }
+}
+
+function dropGradients({ outputs }: TapeEntry, gradients: Gradients): void {
+  for (const tensor of Object.values(outputs)) if (tensor !== undefined) gradients.drop(tensor)
 }
 
 function hasGradient(entry: TapeEntry, gradients: Gradients): boolean {

@@ -38,9 +38,11 @@ export const layernormOp: Op<Inputs, Outputs, Attributes> = {
   },
   savedForInput: ['x', 'weight', 'mean', 'rstd'],
   savedForWeight: ['x', 'mean', 'rstd'],
-  backwardInput({ inputs, outputs }, gradients) {
+  backwardInput({ inputs, outputs, attributes, isAlive }, gradients) {
     const dOut = gradients.of(outputs.out)
-    const { x, weight } = inputs
+    const { x, weight, bias } = inputs
+    const { out, mean, rstd } = outputs
+    if (!isAlive) x.device.kernels.layernorm(out, mean, rstd, x, weight, bias, attributes.eps)
     gradients.into(x, (dx, accumulate) =>
       x.device.kernels.layernormBackwardInput(dx, dOut, x, weight, outputs.mean, outputs.rstd, accumulate),
     )
@@ -59,7 +61,7 @@ export const layernormOp: Op<Inputs, Outputs, Attributes> = {
     intoParameter(weight, (dWeight, accumulate) => write(dWeight, unwanted(weight), accumulate))
     intoParameter(bias, (dBias, accumulate) => write(unwanted(bias), dBias, accumulate))
   },
-  backward({ inputs, outputs }, gradients) {
+  backward({ inputs, outputs, attributes, isAlive }, gradients) {
     const { x, weight, bias } = inputs
     const dOut = gradients.of(outputs.out)
     const target = (parameter: Tensor) =>
@@ -78,9 +80,11 @@ export const layernormOp: Op<Inputs, Outputs, Attributes> = {
         outputs.rstd,
         { dx: accumulate, dWeight: dWeight.accumulate, dBias: dBias.accumulate },
         rowSums && { sums: rowSums.gradient, accumulate: rowSums.accumulate },
+        isAlive ? undefined : { out: outputs.out, bias, eps: attributes.eps },
       ),
     )
   },
+  remakesOut: ({ to }) => to === undefined,
   isCheap: true,
   cost: ({ x, weight, bias }) => ({
     forward: cost(7 * x.size, x, x, weight, bias),

@@ -33,9 +33,10 @@ export const rmsnormOp: Op<Inputs, Outputs, Attributes> = {
   },
   savedForInput: ['x', 'weight', 'rstd'],
   savedForWeight: ['x', 'rstd'],
-  backwardInput({ inputs, outputs }, gradients) {
+  backwardInput({ inputs, outputs, attributes, isAlive }, gradients) {
     const dOut = gradients.of(outputs.out)
     const { x, weight } = inputs
+    if (!isAlive) x.device.kernels.rmsnorm(outputs.out, outputs.rstd, x, weight, attributes.eps)
     gradients.into(x, (dx, accumulate) =>
       x.device.kernels.rmsnormBackwardInput(dx, dOut, x, weight, outputs.rstd, accumulate),
     )
@@ -46,18 +47,18 @@ export const rmsnormOp: Op<Inputs, Outputs, Attributes> = {
       inputs.x.device.kernels.rmsnormBackwardWeight(dWeight, dOut, inputs.x, outputs.rstd, accumulate),
     )
   },
-  backward({ inputs, outputs }, gradients) {
+  backward({ inputs, outputs, attributes, isAlive }, gradients) {
     const dOut = gradients.of(outputs.out)
     const { x, weight } = inputs
+    const again = isAlive ? undefined : { out: outputs.out, eps: attributes.eps }
     intoParameter(weight, (dWeight, addsWeight) =>
-      gradients.into(x, (dx, addsInput) =>
-        x.device.kernels.rmsnormBackward(dx, dWeight, dOut, x, weight, outputs.rstd, {
-          dx: addsInput,
-          dWeight: addsWeight,
-        }),
-      ),
+      gradients.into(x, (dx, addsInput) => {
+        const accumulate = { dx: addsInput, dWeight: addsWeight }
+        x.device.kernels.rmsnormBackward(dx, dWeight, dOut, x, weight, outputs.rstd, accumulate, again)
+      }),
     )
   },
+  remakesOut: ({ to }) => to === undefined,
   isCheap: true,
   cost: ({ x, weight }) => ({
     forward: cost(4 * x.size, x, x, weight),

@@ -35,7 +35,7 @@ export const swigluOp: Op<Inputs, Outputs, Attributes> = {
   },
   savedForInput: ['gateUp'],
   savedForWeight: [],
-  backwardInput({ inputs, outputs, attributes }, gradients) {
+  backwardInput({ inputs, outputs, attributes, isAlive }, gradients) {
     const dOut = gradients.of(outputs.out)
     const { gateUp } = inputs
     const { from } = attributes
@@ -47,8 +47,10 @@ export const swigluOp: Op<Inputs, Outputs, Attributes> = {
       gradients.pass(gateUp, dGateUp)
       return
     }
-    gradients.overwrite(gateUp, (dGateUp) => gateUp.device.kernels.swigluBackward(dGateUp, dOut, gateUp))
+    const out = isAlive ? undefined : outputs.out
+    gradients.overwrite(gateUp, (dGateUp) => gateUp.device.kernels.swigluBackward(dGateUp, dOut, gateUp, out))
   },
+  remakesOut: ({ from, to }) => from === undefined && to === undefined,
   isCheap: true,
   cost: ({ gateUp }) => {
     const bytes = cost(0, gateUp).bytes

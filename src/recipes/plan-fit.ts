@@ -58,7 +58,10 @@ export default defineRecipe({
     const points = withoutHighest(file.points, options.excludeHighest)
     const line = new ProgressLine(context, 'fitting resamples')
     const settings = { delta, hasEqualExponents: equalExponents, resamples, seed, holdOut, budgets: budget }
-    const report = await reportFit(points, settings, (done, all) => line.show(() => `${done} of ${all}`))
+    // Standard output is the result alone when it is JSON.
+    const report = await reportFit(points, settings, async (done, all) => {
+      if (!options.json) await line.show(() => `${done} of ${all}`)
+    })
     line.stop()
     if (options.json) {
       context.log(JSON.stringify({ file: options.points, columns: file.columns, ...report }, undefined, 2))

@@ -282,7 +282,7 @@ export default defineRecipe({
     }
     if (result.seconds > 0) {
       context.log(speedSentence(result))
-      context.log(memorySentence(training.memory, result.peakAnonymousBytes, result.peakOwnBytes))
+      context.log(memorySentence(training.memory, result.peakAnonymousBytes, result.peakOwn))
     }
     context.log(`the model is in ${options.out}; talk to it with: trainyard generate ${options.out} --prompt "..."`)
   },

@@ -45,7 +45,7 @@ const config = z.object({
     describe: "tokens of the vocabulary for the demo's text: small, so that small models are not all embedding",
     unit: 'tokens',
   }),
-  seqLen: field(z.number().int().min(16).default(256), { describe: 'context of training', unit: 'tokens' }),
+  seqLen: field(z.number().int().min(16).default(128), { describe: 'context of training', unit: 'tokens' }),
   factor: field(z.number().min(1).max(1000).default(4), {
     describe: 'size of the model to recommend, over the largest of the sweep',
   }),
@@ -94,7 +94,7 @@ export default defineRecipe({
     const jobs = options.jobs ?? (isCpu ? Math.max(1, Math.floor(availableParallelism() / (options.threads ?? 1))) : 1)
     const budget = await settleBudget(options, folder, train, validation, setting, jobs)
     const grid = planGrid(budget, setting)
-    describePlan(grid, budget, jobs, context)
+    if (!options.json) describePlan(grid, budget, jobs, context)
     const progress = { stage: '', isOver: false }
     const pool = new RunPool(context, {
       data,
@@ -102,12 +102,13 @@ export default defineRecipe({
       jobs,
       deviceWords: deviceWords(options),
       setting,
-      onChange: () => live.update(),
+      onChange: () => live?.update(),
     })
     const started = performance.now()
     const line = (): string =>
-      `${progress.stage}: ${pool.specs.size} runs so far, ${pool.running.length} at work (${pool.running.join(', ')}), ${formatDuration((performance.now() - started) / 1000)}`
-    const live = context.live({ frame: () => [line()], line })
+      `${progress.stage}: ${pool.finished} of ${pool.specs.size} runs done, at work: ${pool.running.join(', ')}, ${formatDuration((performance.now() - started) / 1000)}`
+    // Standard output is the result alone when it is JSON.
+    const live = options.json ? undefined : context.live({ frame: () => [line()], line })
     using _ = context.interruptNotice('stopping when the runs have written their checkpoints')
     let results: SweepResults | undefined
     let check: TargetCheck | undefined
@@ -126,7 +127,7 @@ export default defineRecipe({
         }
       }
     } finally {
-      live.stop()
+      live?.stop()
     }
     if (results === undefined || report === undefined || (options.check && check === undefined)) {
       context.log('stopped; go on with the same command')
@@ -144,7 +145,7 @@ async function openText(
   const data = options.data === undefined ? join(folder, 'data') : resolve(context.cwd, options.data)
   if (options.data === undefined) {
     const cacheDir = join(homedir(), '.cache', 'trainyard', 'demo')
-    if (await prepareSweepText(data, options.vocabSize, cacheDir)) {
+    if ((await prepareSweepText(data, options.vocabSize, cacheDir)) && !options.json) {
       context.log(`text: the demo's addresses and novel, with a vocabulary of ${options.vocabSize}`)
     }
   }

@@ -1,7 +1,7 @@
 // What a run takes from memory: the whole process, and a card's where the device has memory of its own; forecast before
 // the run and sampled while it goes on. "Anonymous" is memory that no file backs, what a machine can run out of. Plans
 // nothing itself: plan.ts does.
-import type { Device } from '../core/device.ts'
+import type { Device, DeviceMemory } from '../core/device.ts'
 import { formatBytes, formatPercent } from '../display/format.ts'
 import { anonymousBytes } from '../machine/memory.ts'
 import type { DecoderShape } from '../models/decoder.ts'
@@ -21,6 +21,8 @@ export interface MemoryForecast {
   readonly totalBytes: number
   /** Of the device's own memory, with what was taken there before; absent where it has none. */
   readonly ownTotalBytes: number | undefined
+  /** The part of it that is neither tensors nor kernels' scratch: context, code, libraries, other programs. */
+  readonly ownRestBytes: number | undefined
 }
 
 /**
@@ -39,13 +41,15 @@ export function forecastMemory(
   const stagingBytes = shape.asyncSave ? plan.masterBytes + plan.optimizerBytes : 0
   const own = device.ownMemory?.()
   const taken = deviceBytes + scratchBytes
+  const ownRestBytes = own && own.totalBytes - own.freeBytes + (device.ownLibraryBytes ?? 0)
   return {
     baseBytes,
     deviceBytes,
     scratchBytes,
     stagingBytes,
     totalBytes: baseBytes + stagingBytes + (own === undefined ? taken : 0),
-    ownTotalBytes: own && own.totalBytes - own.freeBytes + taken,
+    ownTotalBytes: ownRestBytes === undefined ? undefined : ownRestBytes + taken,
+    ownRestBytes,
   }
 }
 
@@ -53,7 +57,7 @@ export function forecastMemory(
 export class PeakMemory {
   readonly #device: Device | undefined
   #bytes = 0
-  #ownBytes = 0
+  #own: DeviceMemory | undefined
 
   constructor(device?: Device) {
     this.#device = device
@@ -63,26 +67,44 @@ export class PeakMemory {
   sample(): void {
     this.#bytes = Math.max(this.#bytes, anonymousBytes())
     const own = this.#device?.ownMemory?.()
-    if (own !== undefined) this.#ownBytes = Math.max(this.#ownBytes, own.totalBytes - own.freeBytes)
-  }
-
-  /** 0 where the device has no memory of its own. */
-  get ownBytes(): number {
-    return this.#ownBytes
+    if (own !== undefined && takenOf(own) > (this.#own === undefined ? 0 : takenOf(this.#own))) this.#own = own
   }
 
   get bytes(): number {
     return this.#bytes
   }
+
+  /** The device's own memory when most of it was taken; undefined where it has none. */
+  get own(): DeviceMemory | undefined {
+    return this.#own
+  }
 }
 
-/** Prediction and measurement in one line. @param ownPeakBytes  of the device's own memory, where it has some */
-export function memorySentence(forecast: MemoryForecast, peakBytes: number, ownPeakBytes?: number): string {
+/** Bytes that are taken, by whomever. */
+export function takenOf({ totalBytes, freeBytes }: DeviceMemory): number {
+  return totalBytes - freeBytes
+}
+
+/** What a device's own memory held, by component, beside the forecast: for people and for files. */
+export function ownComponents(forecast: MemoryForecast, own: DeviceMemory) {
+  const restBytes = takenOf(own) - own.tensorBytes - own.scratchBytes
+  return [
+    { name: 'tensors', predictedBytes: forecast.deviceBytes, bytes: own.tensorBytes },
+    { name: 'kernels', predictedBytes: forecast.scratchBytes, bytes: own.scratchBytes },
+    { name: 'the rest', predictedBytes: forecast.ownRestBytes ?? 0, bytes: restBytes },
+  ]
+}
+
+/** Prediction and measurement in one line. @param own  of the device's own memory at its peak, where it has some */
+export function memorySentence(forecast: MemoryForecast, peakBytes: number, own?: DeviceMemory): string {
   const compare = (predicted: number, used: number): string => {
     const error = predicted / used - 1
     return `${formatBytes(used)} at most, ${formatBytes(predicted)} predicted (${error < 0 ? '' : '+'}${formatPercent(error)})`
   }
   const process = `memory: ${compare(forecast.totalBytes, peakBytes)}`
-  if (forecast.ownTotalBytes === undefined || ownPeakBytes === undefined) return process
-  return `${process}; on the card ${compare(forecast.ownTotalBytes, ownPeakBytes)}`
+  if (forecast.ownTotalBytes === undefined || own === undefined) return process
+  const parts = ownComponents(forecast, own).map(
+    ({ name, bytes, predictedBytes }) => `${name} ${formatBytes(bytes)} (${formatBytes(predictedBytes)} predicted)`,
+  )
+  return `${process}\non the card: ${compare(forecast.ownTotalBytes, takenOf(own))}: ${parts.join(', ')}`
 }

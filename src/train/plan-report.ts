@@ -19,12 +19,18 @@ export function describePlan(
   const epochs = (maxSteps / loader.stepsPerEpoch).toFixed(2)
   const staging = memory.stagingBytes === 0 ? '' : `copy for checkpoints ${formatBytes(memory.stagingBytes)}, `
   const isOnCard = memory.ownTotalBytes !== undefined
-  const card = isOnCard ? `, of the card ${formatBytes(memory.ownTotalBytes!)}` : ''
-  const rest = memory.baseBytes + memory.scratchBytes + plan.otherBytes
+  const states = `parameters ${formatBytes(plan.parameterBytes)}, gradients ${formatBytes(plan.gradientBytes)}, optimizer ${formatBytes(plan.optimizerBytes)}, activations ${formatBytes(arenaBytes(plan))}`
+  const onDevice = memory.scratchBytes + plan.otherBytes
+  const rest = memory.baseBytes + (isOnCard ? 0 : onDevice)
   const lines = [
     `plan: ${formatCount(plan.parameterCount)} parameters; ${formatCount(maxSteps)} steps of ${formatCount(batchTokens)} tokens = ${formatCount(tokens)} tokens (${epochs} epochs)`,
     `      ${(flopsPerStep * maxSteps).toExponential(2)} FLOPs counted op by op (6 N D: ${(6 * plan.parameterCount * tokens).toExponential(2)}); about ${formatDuration(seconds)} at ${100 * EXPECTED_SHARE}% of ${isOnCard ? "this card's" : "this machine's"} ${formatCount(peakFlops)} FLOP/s`,
-    `      memory ${formatBytes(memory.totalBytes)}${card} at most: parameters ${formatBytes(plan.parameterBytes)}, gradients ${formatBytes(plan.gradientBytes)}, optimizer ${formatBytes(plan.optimizerBytes)}, activations ${formatBytes(arenaBytes(plan))}, ${staging}everything else ${formatBytes(rest)}`,
+    `      memory ${formatBytes(memory.totalBytes)} at most: ${isOnCard ? '' : `${states}, `}${staging}everything else ${formatBytes(rest)}`,
+    ...(isOnCard
+      ? [
+          `      of the card ${formatBytes(memory.ownTotalBytes!)} at most: ${states}, kernels and inputs ${formatBytes(onDevice)}, context, code and what others hold ${formatBytes(memory.ownRestBytes!)}`,
+        ]
+      : []),
   ]
   const json = {
     parameterCount: plan.parameterCount,

@@ -15,6 +15,16 @@ export interface ProgramPlan {
   readonly flops: number
   /** Bytes that its ops read and write at least. */
   readonly bytes: number
+  /** The same op by op, in their order. */
+  readonly ops: readonly OpWork[]
+}
+
+/** What one call of an op, forward or a half of its backward, computes and moves. */
+export interface OpWork {
+  /** `linear`, as the op calls itself. */
+  readonly op: string
+  readonly flops: number
+  readonly bytes: number
 }
 
 export interface StepPlan {
@@ -40,24 +50,23 @@ export function planProgram(
   program: (tape: Tape) => void,
 ): ProgramPlan {
   const trace = new MemoryTrace()
-  let flops = 0
-  let bytes = 0
+  const ops: OpWork[] = []
   meta.trace = trace
   try {
     using tape = new Tape(meta, {
       ...options,
       allocator: trace,
       onOp: ({ op, inputs, attributes }, phase) => {
-        const cost = op.cost(inputs, attributes)[phase]
-        flops += cost.flops
-        bytes += cost.bytes
+        const { flops, bytes } = op.cost(inputs, attributes)[phase]
+        ops.push({ op: op.id, flops, bytes })
       },
     })
     program(tape)
   } finally {
     meta.trace = undefined
   }
-  return { memory: trace.plan(), flops, bytes }
+  const total = (of: 'flops' | 'bytes'): number => ops.reduce((sum, op) => sum + op[of], 0)
+  return { memory: trace.plan(), flops: total('flops'), bytes: total('bytes'), ops }
 }
 
 /**

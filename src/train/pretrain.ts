@@ -20,7 +20,7 @@ import { openMeta } from '../open.ts'
 import { Optimizer } from '../optim/optimizer.ts'
 import { learningRate } from '../optim/schedule.ts'
 import { type FitShape, refuse } from './fit.ts'
-import { forecastMemory, type MemoryForecast } from './memory.ts'
+import { forecastMemory, type MemoryForecast, takenOf } from './memory.ts'
 import { arenaBytes, planStep, type StepPlan } from './plan.ts'
 import type { RunDir } from './run-dir.ts'
 import { type RunSettings, updateRule } from './settings.ts'
@@ -140,7 +140,7 @@ export class Pretraining {
     const own = device.ownMemory?.()
     if (own !== undefined && memory.ownTotalBytes! > own.totalBytes) {
       const states = `parameters, gradients and optimizer ${formatBytes(plan.parameterBytes + plan.gradientBytes + plan.optimizerBytes)}`
-      const takenOnCard = own.totalBytes - own.freeBytes
+      const takenOnCard = takenOf(own)
       const need = {
         what: 'memory of the card',
         whose: device.name,
@@ -153,6 +153,7 @@ export class Pretraining {
       }
       refuse(wanted, batchTokens, need, (change) => forecast(change, planFor(change)).ownTotalBytes!)
     }
+    device.reserveScratch?.(memory.scratchBytes)
     const model = createModel(config)
     const arenas = materialize(model, device, options.initFrom === undefined ? { seed } : {})
     if (options.initFrom !== undefined) loadHfWeights(model, options.initFrom)

@@ -2,6 +2,7 @@
 // the run folder, a live picture. What pretrain and demo share.
 import type { CheckpointWriter } from '../checkpoint/writer.ts'
 import type { LiveView, RunContext } from '../config/context.ts'
+import type { DeviceMemory } from '../core/device.ts'
 import { TrainyardError } from '../core/errors.ts'
 import type { TokenDataset } from '../data/dataset.ts'
 import { formatCount, formatDuration, formatPercent } from '../display/format.ts'
@@ -11,7 +12,7 @@ import { anonymousBytes, describeMemory } from '../machine/memory.ts'
 import { parameterCount } from '../nn/module.ts'
 import { Checkpoints } from './checkpoints.ts'
 import type { MeasuredPeak } from './measured-peak.ts'
-import { PeakMemory } from './memory.ts'
+import { ownComponents, PeakMemory, takenOf } from './memory.ts'
 import type { Evaluation, Pretraining, StepReport } from './pretrain.ts'
 import type { RunDir } from './run-dir.ts'
 import { describeLastStep, SpikeDetector } from './spike.ts'
@@ -58,8 +59,8 @@ export interface SessionResult {
   peakShare: number | undefined
   /** Highest anonymous memory of the process. */
   peakAnonymousBytes: number
-  /** Of the device's own memory; 0 where it has none. */
-  peakOwnBytes: number
+  /** The device's own memory when most of it was taken; undefined where it has none. */
+  peakOwn: DeviceMemory | undefined
   /** What peakShare is a part of: `f32 peak`. */
   peakName: string | undefined
 }
@@ -94,7 +95,7 @@ export async function runSession(
     tokens: 0,
     peakShare: undefined,
     peakAnonymousBytes: 0,
-    peakOwnBytes: 0,
+    peakOwn: undefined,
     peakName: undefined,
   }
   const memoryTotalBytes = describeMemory().totalBytes
@@ -233,7 +234,7 @@ export async function runSession(
     result.peakShare = ((result.tokens / batchTokens) * training.flopsPerStep) / result.seconds / peak.flops
   }
   result.peakAnonymousBytes = memory.bytes
-  result.peakOwnBytes = memory.ownBytes
+  result.peakOwn = memory.own
   result.peakName = peak?.what
   await run.writeActual({
     parameterCount: parameterCount(training.step.model),
@@ -249,9 +250,10 @@ export async function runSession(
     peakRssBytes: process.resourceUsage().maxRSS * 1024,
     peakAnonymousBytes: memory.bytes,
     predictedAnonymousBytes: training.memory.totalBytes,
-    ...(training.memory.ownTotalBytes !== undefined && {
-      peakDeviceBytes: memory.ownBytes,
+    ...(memory.own && {
+      peakDeviceBytes: takenOf(memory.own),
       predictedDeviceBytes: training.memory.ownTotalBytes,
+      peakDeviceBytesByComponent: ownComponents(training.memory, memory.own),
     }),
     ...(result.evaluation && { evaluation: { ...result.evaluation } }),
   })

@@ -6,6 +6,7 @@ import { describe, test } from 'node:test'
 import type { TokenDataset } from '../../src/data/dataset.ts'
 import type { CudaOptions } from '../../src/open.ts'
 import { checkInvariance } from '../../src/train/invariance.ts'
+import { totalBytes } from '../../src/train/plan.ts'
 import { Pretraining } from '../../src/train/pretrain.ts'
 import { RunDir } from '../../src/train/run-dir.ts'
 import { modelConfig, modelFromDepth, type RunSettings } from '../../src/train/settings.ts'
@@ -98,6 +99,20 @@ describe('cuda, training', () => {
       const secondLosses = await trainTo(second, STEPS)
       after.device.close()
       assert.deepEqual([...firstLosses, ...secondLosses], whole)
+    })
+  }
+
+  for (const kind of ['adamw', 'muon'] as const) {
+    test(`${kind}: tensors take exactly the planned bytes, and scratch does not grow beyond its reserve`, async () => {
+      const gpu = await openGpu({ precision: 'bf16' })
+      assert.ok('device' in gpu)
+      const run = await open(gpu.device, { ...SETTINGS, optimizer: { ...SETTINGS.optimizer, kind } })
+      await trainTo(run, 3)
+      await run.evaluate(data, { documents: [0, 1, 2] })
+      const { tensorBytes, scratchBytes } = gpu.device.ownMemory()
+      gpu.device.close()
+      assert.equal(tensorBytes, totalBytes(run.plan))
+      assert.equal(scratchBytes, run.memory.scratchBytes)
     })
   }
 

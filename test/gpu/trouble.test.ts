@@ -41,7 +41,8 @@ test('cuda: memory', { skip: 'skip' in gpu && gpu.skip }, async (t) => {
     const { totalBytes } = device.ownMemory()
     assert.throws(
       () => device.allocate(2 * totalBytes),
-      (error) => error instanceof DeviceError && /has \d+ MiB of \d+ MiB free, \d+ MiB more are needed/.test(error.message),
+      (error) =>
+        error instanceof DeviceError && /has \d+ MiB of \d+ MiB free, \d+ MiB more are needed/.test(error.message),
     )
     device.release(device.allocate(1 << 20))
   })

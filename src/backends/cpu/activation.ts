@@ -13,8 +13,11 @@ export function activationKernels(library: CpuLibrary, context: number): Pick<Ke
   const crossEntropy = library.kernel('softmax_cross_entropy', 'ppppll')
   return {
     swiglu: (out, gateUp) => swiglu(context, out.address, gateUp.address, out.rowCount, out.columnCount),
-    swigluBackward: (dGateUp, dOut, gateUp) =>
-      swigluBackward(context, dGateUp.address, dOut.address, gateUp.address, dOut.rowCount, dOut.columnCount),
+    swigluBackward(dGateUp, dOut, gateUp, out) {
+      const { rowCount, columnCount } = dOut
+      if (out !== undefined) swiglu(context, out.address, gateUp.address, rowCount, columnCount)
+      swigluBackward(context, dGateUp.address, dOut.address, gateUp.address, rowCount, columnCount)
+    },
     gelu: (out, x, approximate) => gelu(context, out.address, x.address, x.size, Number(approximate === 'tanh')),
     geluBackward: (dx, dOut, x, approximate) =>
       geluBackward(context, dx.address, dOut.address, x.address, x.size, Number(approximate === 'tanh')),

@@ -68,9 +68,10 @@ export function normKernels(library: CpuLibrary, context: number): Pick<Kernels,
         x.columnCount,
         Number(accumulate),
       ),
-    rmsnormBackward(dx, dWeight, dOut, x, weight, rstd, accumulate) {
+    rmsnormBackward(dx, dWeight, dOut, x, weight, rstd, accumulate, again) {
       kernels.rmsnormBackwardWeight(dWeight, dOut, x, rstd, accumulate.dWeight)
       kernels.rmsnormBackwardInput(dx, dOut, x, weight, rstd, accumulate.dx)
+      if (again !== undefined) kernels.rmsnorm(again.out, rstd, x, weight, again.eps)
     },
     layernorm: (out, mean, rstd, x, weight, bias, eps) =>
       layernorm(
@@ -100,7 +101,8 @@ export function normKernels(library: CpuLibrary, context: number): Pick<Kernels,
       ),
     layernormBackwardWeight: (dWeight, dBias, dOut, x, mean, rstd, accumulate) =>
       addWeight(dWeight, dBias, dOut, x, mean, rstd, { dWeight: accumulate, dBias: accumulate }),
-    layernormBackward(dx, dWeight, dBias, dOut, x, weight, mean, rstd, accumulate, sumOfDx) {
+    layernormBackward(dx, dWeight, dBias, dOut, x, weight, mean, rstd, accumulate, sumOfDx, again) {
+      if (again !== undefined) kernels.layernorm(again.out, mean, rstd, x, weight, again.bias, again.eps)
       addWeight(dWeight, dBias, dOut, x, mean, rstd, accumulate)
       kernels.layernormBackwardInput(dx, dOut, x, weight, mean, rstd, accumulate.dx)
       if (sumOfDx === undefined) return

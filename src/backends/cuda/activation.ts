@@ -17,7 +17,7 @@ export function activationKernels(launcher: Launcher): Pick<Kernels, Family> {
   const family = (name: string, signature: string) =>
     variants((dtype: number) => launcher.kernel('activation', name, signature, { dtype: FLOATS[dtype] }))
   const swiglu = family('swiglu', 'ppuuii')
-  const swigluBackward = family('swiglu_backward', 'pppuuii')
+  const swigluBackward = family('swiglu_backward', 'ppppuuii')
   const gelu = { none: family('gelu', `pp${EXTENT_LETTERS}`), tanh: family('gelu_tanh', `pp${EXTENT_LETTERS}`) }
   const geluBackward = {
     none: family('gelu_backward', `ppp${EXTENT_LETTERS}`),
@@ -48,10 +48,10 @@ export function activationKernels(launcher: Launcher): Pick<Kernels, Family> {
       const { grid, fields } = gated(out, gateUp)
       swiglu(floatNumber('swiglu', 'out', out))(grid, THREADS, out.address, gateUp.address, ...fields)
     },
-    swigluBackward(dGateUp, dOut, gateUp) {
-      const { grid, fields } = gated(dOut, gateUp, dGateUp)
+    swigluBackward(dGateUp, dOut, gateUp, out) {
+      const { grid, fields } = gated(dOut, gateUp, dGateUp, ...(out ? [out] : []))
       const kernel = swigluBackward(floatNumber('swiglu', 'dOut', dOut))
-      kernel(grid, THREADS, dGateUp.address, dOut.address, gateUp.address, ...fields)
+      kernel(grid, THREADS, dGateUp.address, out?.address ?? 0, dOut.address, gateUp.address, ...fields)
     },
     gelu(out, x, approximate) {
       const { grid, fields } = extentOf(out, x)

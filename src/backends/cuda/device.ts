@@ -17,7 +17,7 @@ import { decodeKernels } from './decode.ts'
 import { decodeStep } from './decode-step.ts'
 import { versionText } from './driver.ts'
 import { elementwiseKernels } from './elementwise.ts'
-import { embeddingKernels } from './embedding.ts'
+import { embeddingKernels, embeddingScratchBytes } from './embedding.ts'
 import { expectFp8, fp8Kernels } from './fp8.ts'
 import { HostLink } from './host-link.ts'
 import { lossKernels } from './loss.ts'
@@ -37,8 +37,12 @@ export type CudaPrecision = 'bf16' | 'f16' | 'f32' | 'fp8'
 const LOGITS_CHUNK_ELEMENTS = 1 << 29
 /** What NVRTC, cuBLASLt and the driver take from the process in a first step: 168 to 184 MiB were measured on an H100. */
 const LIBRARY_BYTES = 176 << 20
-/** What modules, graphs and the timing of products take from the card beside tensors and scratch, at most. */
-const OTHER_BYTES = 320 << 20
+/** What modules and graphs take from the card beside tensors and scratch: 4 to 10 MiB were measured on an H100. */
+const OWN_LIBRARY_BYTES = 8 << 20
+/** Rows of the largest tile of attention's backward. */
+const ATTENTION_TILE = 128
+/** Partial sums of norms, biases and losses. */
+const SMALL_SCRATCH_BYTES = 16 << 20
 /** Rows and columns of the product that stands for the card's peak. */
 const PEAK_SIZE = 8192
 
@@ -70,6 +74,7 @@ export class CudaDevice implements Device {
   readonly masterDtype = 'f32'
   readonly logitsChunkElements = LOGITS_CHUNK_ELEMENTS
   readonly libraryBytes = LIBRARY_BYTES
+  readonly ownLibraryBytes = OWN_LIBRARY_BYTES
   readonly kernels: Kernels
   readonly fp8: Fp8Kernels | undefined
   readonly precision: CudaPrecision
@@ -173,21 +178,23 @@ export class CudaDevice implements Device {
     return values
   }
 
-  /** Sums of attention's dq and its statistics, sorted token ids, and a margin for code, recordings and timed products. */
-  kernelScratchBytes(shape: TrainingShape): number {
-    const { microBatchSize, seqLen, numAttentionHeads, headDim, hiddenSize, vocabSize } = shape
-    const rows = microBatchSize * seqLen
+  /** The largest of attention's sums of dq with its statistics, the sorted ids of the embedding, and what the other kernels need. */
+  kernelScratchBytes({ microBatchSize, seqLen, numAttentionHeads, headDim, ...shape }: TrainingShape): number {
     const panels = Math.ceil(headDim / 64) * 64
-    const attention = this.precision === 'f32' ? 0 : rows * numAttentionHeads * (4 * panels + 12)
-    const embedding =
-      rows * 16 + Math.ceil(rows / 64) * 8 * hiddenSize + Math.ceil(rows / 2048) * 4096 * Math.log2(vocabSize)
-    // A block that is too small is kept beside the one that follows it.
-    return Math.ceil(1.25 * (attention + embedding)) + OTHER_BYTES
+    const tiles = Math.ceil(seqLen / ATTENTION_TILE) * numAttentionHeads * microBatchSize
+    const attention = this.floatDtype === 'f32' ? 0 : tiles * (ATTENTION_TILE * (4 * panels + 12) + 8) + 256
+    const embedding = embeddingScratchBytes(microBatchSize * seqLen, shape.hiddenSize, shape.vocabSize)
+    return Math.ceil(Math.max(attention, embedding, SMALL_SCRATCH_BYTES) / 2 ** 20) * 2 ** 20
+  }
+
+  reserveScratch(bytes: number): void {
+    this.runtime.reserveScratch(bytes)
   }
 
   ownMemory(): DeviceMemory {
     const { free, total } = this.runtime.memory()
-    return { freeBytes: free, totalBytes: total }
+    const { scratchBytes } = this.runtime
+    return { freeBytes: free, totalBytes: total, tensorBytes: this.allocatedBytes, scratchBytes }
   }
 
   decodeStep(plan: DecodePlan): DecodeStep | undefined {

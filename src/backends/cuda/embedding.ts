@@ -15,6 +15,27 @@ const CHUNK = 64
 /** Columns that one block combines: more blocks share a frequent id's partial sums, fewer find nothing to do. */
 const COMBINE_COLUMNS = 256
 
+/** What the table's gradient keeps in scratch memory, in the order in which it lies there. */
+function scratchParts(count: number, columns: number, vocabSize: number) {
+  const passes = Math.max(1, Math.ceil(Math.log2(vocabSize) / RADIX_BITS))
+  const tiles = Math.ceil(count / TILE)
+  const chunks = Math.ceil(count / CHUNK)
+  return {
+    passes,
+    tiles,
+    chunks,
+    pairBytes: Math.ceil((count * 8) / 256) * 256,
+    countBytes: passes * tiles * RADIX * 4,
+    partialBytes: chunks * 2 * columns * 4,
+  }
+}
+
+/** Bytes of scratch for `count` ids. */
+export function embeddingScratchBytes(count: number, columns: number, vocabSize: number): number {
+  const { pairBytes, countBytes, partialBytes } = scratchParts(count, columns, vocabSize)
+  return 2 * pairBytes + countBytes + partialBytes
+}
+
 export function embeddingKernels(launcher: Launcher): Pick<Kernels, 'embedding' | 'embeddingBackward'> {
   const family = (name: string, signature: string): ((dtype: Dtype) => CudaKernel) => {
     const made = new Map<Dtype, CudaKernel>()
@@ -55,14 +76,8 @@ export function embeddingKernels(launcher: Launcher): Pick<Kernels, 'embedding' 
       const columns = dTable.columnCount
       const count = ids.size
       const { dtype } = dOut
-      const passes = Math.max(1, Math.ceil(Math.log2(dTable.rowCount) / RADIX_BITS))
-      const tiles = Math.ceil(count / TILE)
-      const chunks = Math.ceil(count / CHUNK)
-
-      const pairBytes = Math.ceil((count * 8) / 256) * 256
-      const countBytes = passes * tiles * RADIX * 4
-      const partialBytes = chunks * 2 * columns * 4
-      const source = launcher.scratch(2 * pairBytes + countBytes + partialBytes)
+      const { passes, tiles, chunks, pairBytes, countBytes } = scratchParts(count, columns, dTable.rowCount)
+      const source = launcher.scratch(embeddingScratchBytes(count, columns, dTable.rowCount))
       const target = source + pairBytes
       const counts = target + pairBytes
       const partials = counts + countBytes

@@ -53,6 +53,8 @@ interface Gradients {
   readonly dBias?: Tensor
   /** Sums over rows of dx; with all of the others. */
   readonly sumOfDx?: { readonly sums: Tensor; readonly accumulate: boolean } | undefined
+  /** The forward's result, made again; with its bias for LayerNorm. */
+  readonly again?: { readonly out: Tensor; readonly bias?: Tensor } | undefined
   readonly accumulate: { readonly dx?: boolean; readonly dWeight?: boolean; readonly dBias?: boolean }
 }
 
@@ -80,7 +82,7 @@ export function normKernels(launcher: Launcher): Pick<Kernels, Family> {
     }
   }
   const normForward = family('norm', 'norm_forward', 'pppppplif')
-  const normBackward = family('norm-backward', 'norm_backward', 'ppppppplii')
+  const normBackward = family('norm-backward', 'norm_backward', 'ppppppppplii')
   const addParts = family('norm-backward', 'norm_add_parts', 'ppppiii')
 
   const forward = (
@@ -109,9 +111,9 @@ export function normKernels(launcher: Launcher): Pick<Kernels, Family> {
     )
   }
 
-  const backward = (saved: Saved, { dx, dWeight, dBias, accumulate, sumOfDx }: Gradients): void => {
+  const backward = (saved: Saved, { dx, dWeight, dBias, accumulate, sumOfDx, again }: Gradients): void => {
     const { dOut, x, weight, mean, rstd } = saved
-    const others = [dOut, dx, weight].filter((tensor) => tensor !== undefined)
+    const others = [dOut, dx, weight, again?.out, again?.bias].filter((tensor) => tensor !== undefined)
     const layout = layoutOf(x, others, COLUMNS.backward)
     const { GROUP, GROUPS, WARPS, TEAMS } = layout
     const threads = 32 * WARPS * TEAMS
@@ -123,6 +125,7 @@ export function normKernels(launcher: Launcher): Pick<Kernels, Family> {
       WITH_INPUT: Number(dx !== undefined),
       WITH_WEIGHT: Number(dWeight !== undefined),
       WITH_SUMS: Number(sumOfDx !== undefined),
+      WITH_OUT: Number(again !== undefined),
       MIN_BLOCKS: Math.max(1, Math.floor((blocks * THREADS) / threads)),
     }
     const dtype = FLOATS[floatNumber('norm', 'x', x)]!
@@ -138,9 +141,11 @@ export function normKernels(launcher: Launcher): Pick<Kernels, Family> {
       threads,
       dx?.address ?? 0,
       partials,
+      again?.out.address ?? 0,
       dOut.address,
       x.address,
       weight?.address ?? 0,
+      again?.bias?.address ?? 0,
       mean?.address ?? 0,
       rstd.address,
       x.rowCount,
@@ -170,14 +175,14 @@ export function normKernels(launcher: Launcher): Pick<Kernels, Family> {
       backward({ dOut, x, weight, rstd }, { dx, accumulate: { dx: accumulate } }),
     rmsnormBackwardWeight: (dWeight, dOut, x, rstd, accumulate) =>
       backward({ dOut, x, rstd }, { dWeight, accumulate: { dWeight: accumulate } }),
-    rmsnormBackward: (dx, dWeight, dOut, x, weight, rstd, accumulate) =>
-      backward({ dOut, x, weight, rstd }, { dx, dWeight, accumulate }),
+    rmsnormBackward: (dx, dWeight, dOut, x, weight, rstd, accumulate, again) =>
+      backward({ dOut, x, weight, rstd }, { dx, dWeight, accumulate, again }),
     layernorm: (out, mean, rstd, x, weight, bias, eps) => forward(out, mean, rstd, x, weight, bias, eps),
     layernormBackwardInput: (dx, dOut, x, weight, mean, rstd, accumulate) =>
       backward({ dOut, x, weight, mean, rstd }, { dx, accumulate: { dx: accumulate } }),
     layernormBackwardWeight: (dWeight, dBias, dOut, x, mean, rstd, accumulate) =>
       backward({ dOut, x, mean, rstd }, { dWeight, dBias, accumulate: { dWeight: accumulate, dBias: accumulate } }),
-    layernormBackward: (dx, dWeight, dBias, dOut, x, weight, mean, rstd, accumulate, sumOfDx) =>
-      backward({ dOut, x, weight, mean, rstd }, { dx, dWeight, dBias, accumulate, sumOfDx }),
+    layernormBackward: (dx, dWeight, dBias, dOut, x, weight, mean, rstd, accumulate, sumOfDx, again) =>
+      backward({ dOut, x, weight, mean, rstd }, { dx, dWeight, dBias, accumulate, sumOfDx, again }),
   }
 }

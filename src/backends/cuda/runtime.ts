@@ -56,7 +56,7 @@ export class CudaRuntime implements Launcher {
   readonly #extraAddress: number
   readonly #argumentsAddress: number
   #scratch = { address: 0, bytes: 0 }
-  readonly #oldScratch: number[] = []
+  readonly #oldScratch: { address: number; bytes: number }[] = []
   #isCapturing = false
 
   /**
@@ -202,16 +202,21 @@ export class CudaRuntime implements Launcher {
     if (bytes > this.#scratch.bytes) {
       invariant(!this.#isCapturing, 'kernel scratch may not grow while a graph is recorded')
       // What a recorded graph or a running kernel still points at stays; it is smaller, and growth ends with the first step.
-      if (this.#scratch.address !== 0) this.#oldScratch.push(this.#scratch.address)
-      const size = Math.ceil((bytes * 1.25) / (1 << 20)) * (1 << 20)
-      this.#scratch = { address: this.allocate(size), bytes: size }
+      this.reserveScratch(Math.ceil((bytes * 1.25) / (1 << 20)) * (1 << 20))
     }
     return this.#scratch.address
   }
 
-  /** Bytes of the present scratch block. */
+  /** Makes the scratch block this large now, so that it need not grow. */
+  reserveScratch(bytes: number): void {
+    if (bytes <= this.#scratch.bytes) return
+    if (this.#scratch.address !== 0) this.#oldScratch.push(this.#scratch)
+    this.#scratch = { address: this.allocate(bytes), bytes }
+  }
+
+  /** Bytes of the present scratch block and of those before it. */
   get scratchBytes(): number {
-    return this.#scratch.bytes
+    return [...this.#oldScratch, this.#scratch].reduce((sum, { bytes }) => sum + bytes, 0)
   }
 
   tensorMap({ dtype, address, sizes, strides, box, swizzle }: TensorMapShape): TensorMap {
@@ -337,7 +342,7 @@ export class CudaRuntime implements Launcher {
 
   /** Ends the stream and gives the kernels' memory back. */
   close(): void {
-    for (const address of [...this.#oldScratch, this.#scratch.address]) if (address !== 0) this.free(address)
+    for (const { address } of [...this.#oldScratch, this.#scratch]) if (address !== 0) this.free(address)
     this.#scratch = { address: 0, bytes: 0 }
     this.#oldScratch.length = 0
     for (const module of this.#modules.values()) this.driver.call('cuModuleUnload', module)

@@ -59,7 +59,8 @@ export const activationKernels: Pick<Kernels, Family> = {
   },
 
   /** dg = dOut u s (1 + g (1 - s)),  du = dOut g s */
-  swigluBackward(dGateUp, dOut, gateUp) {
+  swigluBackward(dGateUp, dOut, gateUp, out) {
+    if (out !== undefined) activationKernels.swiglu(out, gateUp)
     const width = dOut.columnCount
     const gradient = rowsOf(dGateUp)
     const dy = rowsOf(dOut)

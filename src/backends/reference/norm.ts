@@ -61,9 +61,15 @@ export const normKernels: Pick<Kernels, Family> = {
     })
   },
 
-  rmsnormBackward(dx, dWeight, dOut, x, weight, rstd, accumulate) {
+  rmsnormBackward(dx, dWeight, dOut, x, weight, rstd, accumulate, again) {
     normKernels.rmsnormBackwardWeight(dWeight, dOut, x, rstd, accumulate.dWeight)
     normKernels.rmsnormBackwardInput(dx, dOut, x, weight, rstd, accumulate.dx)
+    if (again === undefined) return
+    const y = rowsOf(again.out)
+    const [r, w] = [elementsOf(rstd), elementsOf(weight)]
+    rowsOf(x).forEach((row, i) => {
+      for (let j = 0; j < row.length; j++) y[i][j] = row[j] * r[i] * w[j]
+    })
   },
 
   /** mean_i, rstd_i = 1 / sqrt(mean_j((x_ij - mean_i)^2) + eps),  out_ij = (x_ij - mean_i) rstd_i weight_j + bias_j */
@@ -117,11 +123,19 @@ export const normKernels: Pick<Kernels, Family> = {
     })
   },
 
-  layernormBackward(dx, dWeight, dBias, dOut, x, weight, means, rstd, accumulate, sumOfDx) {
+  layernormBackward(dx, dWeight, dBias, dOut, x, weight, means, rstd, accumulate, sumOfDx, again) {
     if (!accumulate.dWeight) elementsOf(dWeight).fill(0)
     if (!accumulate.dBias) elementsOf(dBias).fill(0)
     normKernels.layernormBackwardWeight(dWeight, dBias, dOut, x, means, rstd, true)
     normKernels.layernormBackwardInput(dx, dOut, x, weight, means, rstd, accumulate.dx)
+    if (again !== undefined) {
+      const y = rowsOf(again.out)
+      const [mean, r] = [elementsOf(means), elementsOf(rstd)]
+      const [w, b] = [elementsOf(weight), elementsOf(again.bias)]
+      rowsOf(x).forEach((row, i) => {
+        for (let j = 0; j < row.length; j++) y[i][j] = (row[j] - mean[i]) * r[i] * w[j] + b[j]
+      })
+    }
     if (sumOfDx === undefined) return
     const sums = elementsOf(sumOfDx.sums)
     if (!sumOfDx.accumulate) sums.fill(0)

@@ -72,6 +72,9 @@ export function winnerLines(
   }))
   return [
     `${model.name} on ${formatCount(on.devices)} x ${on.device.name}: ${formatCount(found.possible)} layouts possible, ${formatCount(found.fitting)} fit`,
+    ...(on.isCompared
+      ? []
+      : [`no published run on ${on.device.name} was compared with these estimates: take them as an order`]),
     '',
     `best: ${describeLayout(layout)}`,
     `  ${formatDuration(estimate.seconds)} a step, ${formatCount(estimate.tokensPerSecond)} tokens/s (${formatCount(estimate.tokensPerSecondPerDevice)} a device), ${(flops / 1e12).toFixed(0)} TFLOP/s a device (MFU ${formatPercent(mfu)})`,

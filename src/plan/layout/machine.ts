@@ -33,6 +33,8 @@ export interface MachineConstants {
 interface Chip {
   readonly multiprocessors: number
   readonly constants: MachineConstants
+  /** Whether estimates for such a device were compared with published runs; else it is given another's shares. */
+  readonly isCompared: boolean
 }
 
 /** Rows and columns of the tile of a product that one multiprocessor works on (CUTLASS and cuBLAS: 256 x 128). */
@@ -65,10 +67,22 @@ const HOPPER: MachineConstants = {
   attentionEfficiency: { flash2: 0.35, flash3: 0.5 },
 }
 
-function chipOf(device: DeviceSpec): Chip {
-  if (/^H[12]00/.test(device.name)) return { multiprocessors: 132, constants: HOPPER }
-  if (/^B200/.test(device.name)) return { multiprocessors: 148, constants: HOPPER }
-  return { multiprocessors: 108, constants: AMPERE }
+/** By the start of a device's name. */
+const CHIPS: Readonly<Record<string, Chip>> = {
+  A100: { multiprocessors: 108, constants: AMPERE, isCompared: true },
+  H100: { multiprocessors: 132, constants: HOPPER, isCompared: true },
+  H200: { multiprocessors: 132, constants: HOPPER, isCompared: true },
+  B200: { multiprocessors: 148, constants: HOPPER, isCompared: false },
+  V100: { multiprocessors: 80, constants: AMPERE, isCompared: false },
+  MI300X: { multiprocessors: 304, constants: AMPERE, isCompared: false },
+  L40S: { multiprocessors: 142, constants: AMPERE, isCompared: false },
+  'RTX 4090': { multiprocessors: 128, constants: AMPERE, isCompared: false },
+  'RTX 5090': { multiprocessors: 170, constants: AMPERE, isCompared: false },
+}
+const UNKNOWN_CHIP: Chip = { multiprocessors: 108, constants: AMPERE, isCompared: false }
+
+function chipOf({ name }: DeviceSpec): Chip {
+  return Object.entries(CHIPS).find(([start]) => name.startsWith(start))?.[1] ?? UNKNOWN_CHIP
 }
 
 export interface Cluster {
@@ -83,6 +97,8 @@ export interface Cluster {
   /** Power limit of a device as a share of its design power: the clock of products follows it. */
   readonly powerShare: number
   readonly constants: MachineConstants
+  /** Whether estimates for such devices were compared with published runs. */
+  readonly isCompared: boolean
 }
 
 export interface ClusterInput {
@@ -126,7 +142,7 @@ export function cluster(input: ClusterInput): Cluster {
   if (devices > 1 && devicesPerNode > 1 && linkBandwidth <= 0) {
     throw new ConfigError(`plan layout: ${device.name} has no links inside a node: give --link-bandwidth in GB/s`)
   }
-  const { multiprocessors, constants } = chipOf(device)
+  const { multiprocessors, constants, isCompared } = chipOf(device)
   return {
     device,
     devices,
@@ -136,6 +152,7 @@ export function cluster(input: ClusterInput): Cluster {
     multiprocessors,
     powerShare: input.powerShare ?? 1,
     constants: { ...constants, ...input.constants },
+    isCompared,
   }
 }
 

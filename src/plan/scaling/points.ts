@@ -52,7 +52,7 @@ export function parsePoints(
   const at = Object.fromEntries(
     (Object.keys(KNOWN_NAMES) as Quantity[]).map((quantity) => [
       quantity,
-      findColumn(rows, header, quantity, named[quantity], source),
+      findColumn(rows, header, quantity, named, source),
     ]),
   ) as Record<Quantity, number | undefined>
   if (at.parameters === undefined || at.loss === undefined || (at.tokens ?? at.flops) === undefined) {
@@ -100,19 +100,21 @@ function findColumn(
   rows: readonly (readonly string[])[],
   header: readonly string[],
   quantity: Quantity,
-  given: string | undefined,
+  given: Partial<Record<Quantity, string | undefined>>,
   source: string,
 ): number | undefined {
-  if (given !== undefined) {
-    const column = header.indexOf(given)
+  const name = given[quantity]
+  if (name !== undefined) {
+    const column = header.indexOf(name)
     if (column < 0) {
       throw new ConfigError(
-        `${source}: there is no column ${given} for ${quantity}; its columns are ${header.join(', ')}`,
+        `${source}: there is no column ${name} for ${quantity}; its columns are ${header.join(', ')}`,
       )
     }
     return column
   }
-  const names = header.map(bare)
+  // What was given to another quantity is that.
+  const names = header.map((column) => (Object.values(given).includes(column) ? '' : bare(column)))
   // A column of labels may have such a name too.
   const hasNumbers = (column: number): boolean =>
     Number.isFinite(Number(rows.slice(1).find((row) => (row[column] ?? '').trim() !== '')?.[column]))

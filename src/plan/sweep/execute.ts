@@ -45,7 +45,9 @@ export class RunPool {
   readonly #waiting: (() => void)[] = []
   /** Every run that was asked for, in that order. */
   readonly specs = new Map<string, RunSpec>()
+  readonly #results = new Map<string, Promise<RunResult | undefined>>()
   #free: number
+  #finished = 0
 
   constructor(context: RunContext, options: PoolOptions) {
     this.#context = context
@@ -58,6 +60,11 @@ export class RunPool {
     })
   }
 
+  /** Runs whose results are there. */
+  get finished(): number {
+    return this.#finished
+  }
+
   get running(): readonly string[] {
     return [...this.#running.keys()]
   }
@@ -67,11 +74,25 @@ export class RunPool {
    * @returns undefined when the sweep was told to stop
    * @throws TrainyardError when the run fails by itself
    */
-  async run(spec: RunSpec): Promise<RunResult | undefined> {
-    this.specs.set(spec.id, spec)
-    const { folder, onChange } = this.#options
-    const known = readResult(folder, spec)
-    if (known !== undefined) return known
+  run(spec: RunSpec): Promise<RunResult | undefined> {
+    // Searches may ask for the same run at the same time.
+    let result = this.#results.get(spec.id)
+    if (result === undefined) {
+      this.specs.set(spec.id, spec)
+      result = this.#obtain(spec)
+      this.#results.set(spec.id, result)
+    }
+    return result
+  }
+
+  async #obtain(spec: RunSpec): Promise<RunResult | undefined> {
+    const result = readResult(this.#options.folder, spec) ?? (await this.#make(spec))
+    if (result !== undefined) this.#finished++
+    this.#options.onChange?.()
+    return result
+  }
+
+  async #make(spec: RunSpec): Promise<RunResult | undefined> {
     if (this.#free > 0) this.#free--
     else await new Promise<void>((resolve) => this.#waiting.push(resolve))
     try {
@@ -82,9 +103,8 @@ export class RunPool {
       const next = this.#waiting.shift()
       if (next === undefined) this.#free++
       else next()
-      onChange?.()
     }
-    return readResult(folder, spec)
+    return readResult(this.#options.folder, spec)
   }
 
   /** @returns undefined when the sweep was told to stop before all were done */
@@ -120,7 +140,7 @@ export class RunPool {
   }
 }
 
-/** The command line of a run. */
+/** The command line of a run. The rate falls to zero, which leaves the least noise in the last loss. */
 export function pretrainWords(
   spec: RunSpec,
   options: Pick<PoolOptions, 'data' | 'folder' | 'deviceWords' | 'setting'>,
@@ -137,7 +157,18 @@ export function pretrainWords(
     ...['--seq-len', String(setting.seqLen), '--batch-tokens', String(batchTokens)],
     ...['--micro-batch-size', String(microBatchSize(batchTokens / setting.seqLen, setting.seqLen))],
     ...['--max-steps', String(steps), '--warmup-steps', String(warmupSteps(steps))],
-    ...['--optimizer', 'muon', '--lr', String(lr), '--seed', String(seed), '--spike-sigmas', '0'],
+    ...[
+      '--optimizer',
+      'muon',
+      '--lr',
+      String(lr),
+      '--min-lr-ratio',
+      '0',
+      '--seed',
+      String(seed),
+      '--spike-sigmas',
+      '0',
+    ],
     ...[
       '--eval-every-steps',
       '0',

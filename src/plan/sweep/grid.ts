@@ -32,7 +32,7 @@ export interface SweepGrid {
   /** Tokens, rising. */
   readonly horizons: readonly number[]
   readonly cells: readonly GridCell[]
-  /** Where learning rate and batch are looked for: cheap cells that differ in size or in tokens. */
+  /** Where learning rate and batch are looked for: cheap ones that differ in size or in tokens. */
   readonly anchors: { readonly small: GridCell; readonly long: GridCell; readonly large: GridCell }
   /** The size and horizon at which width is tried against depth. */
   readonly shapeCell: GridCell
@@ -43,12 +43,13 @@ export interface SweepGrid {
 /** Sizes and horizons about the centre, which has this many tokens a parameter: near the optimum of small models. */
 const CENTRE_RATIO = 20
 const SIZE_STEPS = [-2, -1, 0, 1]
-const HORIZON_STEPS = [-3, -2, -1, 0, 1]
-/** Budgets of the lattice: the dearest and three halvings. */
-const BUDGETS = 4
+const HORIZON_STEPS = [-2, -1, 0, 1]
+/** Budgets of the lattice: the dearest and four halvings. */
+const BUDGETS = 5
 /** Tokens a parameter that are worth a run. */
 const [LEAST_RATIO, MOST_RATIO] = [2, 400]
-const LEAST_TOKENS = 100_000
+/** Small models first stand on a plateau, where they know pairs of tokens only: no law holds there. */
+const LEAST_TOKENS = 500_000
 /** Runs that the searches make at an anchor, on average. */
 const TRIALS = { small: 6, long: 5, large: 4 }
 /** Shapes besides the usual one. */
@@ -105,10 +106,10 @@ function latticeOf(largestFlops: number, budget: SweepBudget, setting: SweepSett
   const anchors = {
     small: { size: 0, horizon: 0 },
     long: { size: 0, horizon: 2 },
-    large: { size: last, horizon: 0 },
+    large: { size: last - 1, horizon: 0 },
   }
   if (horizons[0]! < LEAST_TOKENS) return undefined
-  return { sizes, horizons, cells, anchors, shapeCell: { size: 2, horizon: 1 }, largestFlops }
+  return { sizes, horizons, cells, anchors, shapeCell: { size: 1, horizon: 1 }, largestFlops }
 }
 
 /** FLOPs of a run of a cell, its validation and start included. */

@@ -28,7 +28,7 @@ export interface GridResult extends RunResult {
 
 /** @returns undefined when the sweep was told to stop */
 export async function runSweep(
-  pool: RunPool,
+  pool: Pick<RunPool, 'runAll' | 'specs'>,
   grid: SweepGrid,
   budget: SweepBudget,
   setting: SweepSetting,

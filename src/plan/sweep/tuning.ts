@@ -58,7 +58,7 @@ const clamp = (value: number, [low, high]: readonly [number, number]): number =>
 
 /** @returns undefined when the sweep was told to stop */
 export async function tune(
-  pool: RunPool,
+  pool: Pick<RunPool, 'runAll'>,
   setting: SweepSetting,
   anchors: { small: Anchor; long: Anchor; large: Anchor },
 ): Promise<Tuning | undefined> {

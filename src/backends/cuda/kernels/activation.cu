@@ -48,10 +48,10 @@ TY_KERNEL swiglu(scalar_t* out, const scalar_t* gateUp, u32 count, u32 perRow, i
   else swigluForward<1>(out, gateUp, count, perRow, columns);
 }
 
-/** dGate = dOut up s (1 + gate (1 - s)),  dUp = dOut gate s,  s = sigmoid(gate) */
+/** dGate = dOut up s (1 + gate (1 - s)),  dUp = dOut gate s,  s = sigmoid(gate); and out = gate s up unless it is null. */
 template <int LENGTH>
-TY_INLINE void swigluGradient(scalar_t* dGateUp, const scalar_t* dOut, const scalar_t* gateUp, u32 count, u32 perRow,
-                              int columns) {
+TY_INLINE void swigluGradient(scalar_t* dGateUp, scalar_t* out, const scalar_t* dOut, const scalar_t* gateUp, u32 count,
+                              u32 perRow, int columns) {
   const u32 first = blockIdx.x * (GATED_DEPTH * blockDim.x) + threadIdx.x;
   Group<scalar_t, LENGTH> gates[GATED_DEPTH], ups[GATED_DEPTH], dys[GATED_DEPTH];
 #pragma unroll
@@ -67,22 +67,24 @@ TY_INLINE void swigluGradient(scalar_t* dGateUp, const scalar_t* dOut, const sca
   for (int k = 0; k < GATED_DEPTH; k++) {
     const u32 i = first + k * blockDim.x;
     if (i >= count) break;
-    float dGate[LENGTH], dUp[LENGTH];
+    float dGate[LENGTH], dUp[LENGTH], y[LENGTH];
 #pragma unroll
     for (int j = 0; j < LENGTH; j++) {
-      const float gate = floatAt(gates[k], j), dy = floatAt(dys[k], j), s = sigmoid(gate);
-      dGate[j] = dy * floatAt(ups[k], j) * siluSlope(gate, s);
+      const float gate = floatAt(gates[k], j), up = floatAt(ups[k], j), dy = floatAt(dys[k], j), s = sigmoid(gate);
+      dGate[j] = dy * up * siluSlope(gate, s);
       dUp[j] = dy * gate * s;
+      y[j] = gate * s * up;
     }
     const GatedPlace place(i, perRow, columns, LENGTH);
     storeGroup<LENGTH>(dGateUp + place.gate, groupOf<scalar_t>(dGate));
     storeGroup<LENGTH>(dGateUp + place.up, groupOf<scalar_t>(dUp));
+    if (out != nullptr) storeGroup<LENGTH>(out + place.out, groupOf<scalar_t>(y));
   }
 }
-TY_KERNEL swiglu_backward(scalar_t* dGateUp, const scalar_t* dOut, const scalar_t* gateUp, u32 count, u32 perRow,
-                          int columns, int isGrouped) {
-  if (isGrouped) swigluGradient<SIZE>(dGateUp, dOut, gateUp, count, perRow, columns);
-  else swigluGradient<1>(dGateUp, dOut, gateUp, count, perRow, columns);
+TY_KERNEL swiglu_backward(scalar_t* dGateUp, scalar_t* out, const scalar_t* dOut, const scalar_t* gateUp, u32 count,
+                          u32 perRow, int columns, int isGrouped) {
+  if (isGrouped) swigluGradient<SIZE>(dGateUp, out, dOut, gateUp, count, perRow, columns);
+  else swigluGradient<1>(dGateUp, out, dOut, gateUp, count, perRow, columns);
 }
 
 TY_KERNEL gelu(scalar_t* out, const scalar_t* x, Extent extent) { mapElements<SIZE>(out, x, extent, GeluExact()); }

@@ -59,14 +59,17 @@ TY_INLINE void prefetchBox2(const TensorMap& map, int c0, int c1) {
   asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1,%2}];" ::"l"(&map), "r"(c0), "r"(c1) : "memory");
 }
 
-/** Arrives at the barrier of block `rank` of the cluster. */
+/**
+ * Arrives at the barrier of block `rank` of the cluster. What was read is no longer needed, and nothing was written: no
+ * release to the cluster, whose fence would cost more than a step.
+ */
 TY_INLINE void arriveAt(u32 barrier, int rank) {
   if constexpr (CLUSTER == 1) {
     mbarrierArrive(barrier);
   } else {
     asm volatile(
         "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
+        "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
         "r"(rank)
         : "memory");
   }

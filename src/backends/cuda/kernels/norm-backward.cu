@@ -1,6 +1,6 @@
 // RMSNorm and LayerNorm (IS_LAYERNORM), backward: the gradient of the input (WITH_INPUT), of weight and bias
 // (WITH_WEIGHT), or all of them while x and dOut are read once, and with them the sum of dx over rows (WITH_SUMS), which is
-// the gradient of a bias that was added to x. With xhat the normalised row, g = dOut weight:
+// the gradient of a bias that was added to x, or the forward's result once more (WITH_OUT). With xhat the normalised row, g = dOut weight:
 //     dx (+)= rstd (g - mean(g) - xhat mean(g xhat)),  without mean(g) for RMSNorm
 //     dWeight = sum over rows of dOut xhat,  dBias = sum over rows of dOut
 // A block adds up the rows of its teams in registers and leaves one partial sum; norm_add_parts adds those in their
@@ -47,8 +47,9 @@ TY_INLINE void storePartial(float* partials, const float (&sums)[GROUPS][GROUP],
 
 /** partials: [gridDim.x][WIDTH] of dWeight, then the same of dBias, then of the sums of dx. */
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
-    norm_backward(scalar_t* dx, float* partials, const scalar_t* dOut, const scalar_t* x, const scalar_t* weight,
-                  const float* means, const float* rstds, i64 rows, int columns, int accumulate) {
+    norm_backward(scalar_t* dx, float* partials, scalar_t* out, const scalar_t* dOut, const scalar_t* x,
+                  const scalar_t* weight, const scalar_t* bias, const float* means, const float* rstds, i64 rows,
+                  int columns, int accumulate) {
   __shared__ TeamShared shared;
   const Member member(columns);
   const float share = 1.f / columns;
@@ -102,6 +103,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         if (WITH_SUMS) inputSums[k][j] += y[j];
       }
       storeGroup<GROUP>(dx + row * columns + member.column(k), groupOf<scalar_t>(y));
+      if (WITH_OUT) {
+        group_t b = {};
+        if (IS_LAYERNORM) b = loadGroup<GROUP>(bias + member.column(k));
+#pragma unroll
+        for (int j = 0; j < GROUP; j++) {
+          y[j] = (floatAt(in[k], j) - mean) * rstd * floatAt(w[k], j);
+          if (IS_LAYERNORM) y[j] += floatAt(b, j);
+        }
+        storeGroup<GROUP>(out + row * columns + member.column(k), groupOf<scalar_t>(y));
+      }
     }
   }
 

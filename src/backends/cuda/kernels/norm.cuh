@@ -16,6 +16,7 @@
 #define WITH_INPUT 1
 #define WITH_WEIGHT 1
 #define WITH_SUMS 1
+#define WITH_OUT 1
 #define MIN_BLOCKS 2
 #endif
 

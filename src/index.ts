@@ -64,6 +64,21 @@ export { estimateStep } from './plan/layout/step.ts'
 export { timelineSvg } from './plan/layout/timeline-svg.ts'
 export { deviceMemory, type MemorySetup } from './plan/memory.ts'
 export { demandPreset, PRESETS } from './plan/presets.ts'
+export { dataConstrainedOptimal, effectiveTokens, repeatedLoss } from './plan/scaling/data-constrained.ts'
+export { describeFit, type FitReport, reportFit } from './plan/scaling/fit-report.ts'
+export { lifetimeOptimal } from './plan/scaling/inference-aware.ts'
+export { fitIsoflops, isoflopGroups } from './plan/scaling/isoflop.ts'
+export { kaplanLoss, kaplanOptimal } from './plan/scaling/kaplan.ts'
+export { fitParametric, ParametricBootstrap } from './plan/scaling/parametric-fit.ts'
+export {
+  BESIROGLU_2024,
+  computeOptimal,
+  HOFFMANN_2022,
+  lossOf,
+  type ParametricLaw,
+  trainingVerdict,
+} from './plan/scaling/parametric-law.ts'
+export { parsePoints, type RunPoint } from './plan/scaling/points.ts'
 export { judge } from './plan/verdict.ts'
 export { type Answer, answer, type Question } from './plan/what-if.ts'
 export { type Evaluation, Pretraining, type StepReport } from './train/pretrain.ts'

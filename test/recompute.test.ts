@@ -5,6 +5,7 @@ import { after, describe, test } from 'node:test'
 import { MetaDevice } from '../src/backends/meta/meta-device.ts'
 import { openReferenceDevice } from '../src/backends/reference/open-reference.ts'
 import { type Allocator, PlannedArena } from '../src/core/allocator.ts'
+import { gradientStorages } from '../src/core/arena.ts'
 import type { Device } from '../src/core/device.ts'
 import type { Parameter } from '../src/core/parameter.ts'
 import { type Recompute, Tape } from '../src/core/tape.ts'
@@ -15,7 +16,7 @@ import { Llama } from '../src/models/llama.ts'
 import { materialize, parameters } from '../src/nn/module.ts'
 import { adamw } from '../src/optim/adam.ts'
 import { Optimizer } from '../src/optim/optimizer.ts'
-import { planStep, type StepPlan } from '../src/train/plan.ts'
+import { planStep, type StepPlan, totalBytes } from '../src/train/plan.ts'
 import { BatchTensors, type MicroStepOptions, microStep } from '../src/train/step.ts'
 import { openCpu } from './devices.ts'
 import { PoisonedArena, valuesOf } from './ops/harness.ts'
@@ -91,16 +92,17 @@ async function runStep(
   device: Device,
   makeModel: () => DecoderModel,
   recompute: Recompute,
-  makeAllocator: (device: Device) => Allocator,
+  makeAllocator: (device: Device, optimizer: Optimizer) => Allocator,
+  isWholeStep = false,
 ): Promise<Result> {
   const model = makeModel()
-  const optimizer = new Optimizer(materialize(model, device, { seed: 3 }), adamw())
+  const optimizer = new Optimizer(materialize(model, device, { seed: 3 }), adamw(), undefined, isWholeStep)
   const batch = new BatchTensors(device, microBatchSize, seqLen)
   fillBatch(batch)
   optimizer.begin(33)
   const options = optionsOf(recompute)
   {
-    using tape = new Tape(device, { allocator: makeAllocator(device), recompute })
+    using tape = new Tape(device, { allocator: makeAllocator(device, optimizer), recompute })
     microStep(model, batch, optimizer.scalars, tape, options, true)
   }
   const gradients = new Map<string, Float64Array>()
@@ -112,8 +114,9 @@ function nameOf(parameter: Parameter): string {
   return parameter.partNames().join(' + ')
 }
 
-function planFor(makeModel: () => DecoderModel, device: Device, recompute: Recompute): StepPlan {
-  return planStep(makeModel(), new MetaDevice(device), { microBatchSize, seqLen }, adamw(), optionsOf(recompute))
+function planFor(makeModel: () => DecoderModel, device: Device, recompute: Recompute, isWholeStep = false): StepPlan {
+  const options = { ...optionsOf(recompute), isWholeStep }
+  return planStep(makeModel(), new MetaDevice(device), { microBatchSize, seqLen }, adamw(), options)
 }
 
 /** An arena of exactly the planned size that holds NaN. */
@@ -185,5 +188,62 @@ for (const [name, makeModel] of Object.entries(models)) {
       first![changed]! *= 1 + 2 ** -23
       assert.throws(() => assertSameBits(other, baseline))
     })
+  })
+}
+
+/** Parameters of whole cache lines: only then do gradients lie where activations lay. */
+const wholeModels: Record<string, () => DecoderModel> = {
+  llama: () =>
+    new Llama({
+      modelType: 'llama',
+      vocabSize: 64,
+      hiddenSize: 32,
+      intermediateSize: 48,
+      numHiddenLayers: 3,
+      numAttentionHeads: 4,
+      numKeyValueHeads: 2,
+      headDim: 8,
+      maxPositionEmbeddings: 32,
+      rmsNormEps: 1e-5,
+      ropeTheta: 10000,
+      tieWordEmbeddings: false,
+      initializerRange: 0.2,
+    }),
+  gpt2: () =>
+    new Gpt2({
+      modelType: 'gpt2',
+      vocabSize: 64,
+      hiddenSize: 32,
+      intermediateSize: 48,
+      numHiddenLayers: 3,
+      numAttentionHeads: 4,
+      maxPositionEmbeddings: 32,
+      layerNormEps: 1e-5,
+      activationFunction: 'gelu_new',
+      initializerRange: 0.2,
+    }),
+}
+
+for (const [name, makeModel] of Object.entries(wholeModels)) {
+  describe(`${name}, gradients of weights where activations lay`, async () => {
+    const device = await openCpu(2)
+    after(() => device.close())
+    const baseline = await runStep(device, makeModel, 'none', (on) => new PoisonedArena(on))
+
+    for (const recompute of ['none', 'selective', 'full'] as const) {
+      test(`recompute ${recompute}: the same bits in less memory`, async () => {
+        const plan = planFor(makeModel, device, recompute, true)
+        assert.equal(plan.sharedGradientBytes, plan.gradientBytes)
+        assert.ok(totalBytes(plan) < totalBytes(planFor(makeModel, device, recompute)))
+        const makeAllocator = (_: Device, { sharedArenas }: Optimizer): PlannedArena => {
+          const arena = plannedArena(plan, device)
+          sharedArenas.forEach((shared, n) => {
+            for (const { storage, distance } of gradientStorages(shared)) arena.bindKept(storage, n, distance)
+          })
+          return arena
+        }
+        assertSameBits(await runStep(device, makeModel, recompute, makeAllocator, true), baseline)
+      })
+    }
   })
 }

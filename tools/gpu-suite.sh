@@ -85,6 +85,7 @@ sanitizer() {
 export -f sanitizer
 job memcheck-bf16 bash -c 'sanitizer "$@"' - memcheck --precision bf16 --attention own
 job memcheck-f32 bash -c 'sanitizer "$@"' - memcheck --precision f32
+job memcheck-fp8 bash -c 'sanitizer "$@"' - memcheck --precision fp8
 job memcheck-mma bash -c 'sanitizer "$@"' - memcheck --precision f16 --attention mma --only attention
 job racecheck-mma bash -c 'sanitizer "$@"' - racecheck --precision bf16 --attention mma --only attention
 finish

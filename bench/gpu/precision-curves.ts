@@ -67,6 +67,8 @@ const settings: RunSettings = {
 
 interface Result {
   readonly losses: number[]
+  /** Of the working weights, how many the last step left as they were, though their gradient was not 0. */
+  readonly unmoved?: number
   readonly validation: number
   readonly skippedSteps: number
   readonly seconds: number
@@ -96,9 +98,21 @@ async function train(variant: Variant): Promise<Result> {
     for (const { weights, working } of run.optimizer.arenas) device.kernels.copy(weights, working!)
   }
   const seconds = (performance.now() - start) / 1000
+  const unmoved = variant.withoutMasters ? await shareUnmoved(run) : undefined
   const { loss: validation } = await run.evaluate(TokenDataset.open(join(values.data!, 'validation')))
   device.close()
-  return { losses, validation, skippedSteps, seconds }
+  return { losses, validation, skippedSteps, seconds, ...(unmoved !== undefined && { unmoved }) }
+}
+
+/** One more step: the share of the matrices' weights in 16 bits that it does not change. */
+async function shareUnmoved(run: Pretraining): Promise<number> {
+  const matrices = run.optimizer.arenas.filter(({ key }) => key.optimizerKind === 'matrix')
+  const read = async () => await Promise.all(matrices.map(({ working }) => run.device.read(working!)))
+  const before = await read()
+  await run.trainStep()
+  const after = await read()
+  const same = after.reduce((sum, values, i) => sum + values.filter((value, j) => value === before[i]![j]).length, 0)
+  return same / after.reduce((sum, values) => sum + values.length, 0)
 }
 
 mkdirSync(values.out, { recursive: true })
@@ -120,13 +134,16 @@ const means = (losses: readonly number[]): number[] =>
 const exact = results.get('f32')
 console.log('| run | last 20 losses | validation | furthest from f32 (means of 20) | skipped steps | steps/s |')
 console.log('|---|---|---|---|---|---|')
-for (const [name, { losses, validation, skippedSteps, seconds }] of results) {
+for (const [name, { losses, validation, skippedSteps, seconds, unmoved }] of results) {
   const base = exact && means(exact.losses)
   const furthest = base && Math.max(...means(losses).map((loss, i) => Math.abs(loss / base[i]! - 1)))
   const apart = furthest === undefined ? '-' : `${(100 * furthest).toFixed(2)} %`
   console.log(
     `| ${name} | ${mean(losses.slice(-20)).toFixed(4)} | ${validation.toFixed(4)} | ${apart} | ${skippedSteps} | ${(steps / seconds).toFixed(1)} |`,
   )
+  if (unmoved !== undefined) {
+    console.log(`${name}: ${(100 * unmoved).toFixed(1)} % of the matrices' weights stay as they are in the step after`)
+  }
 }
 if (values.plot !== undefined) {
   const curves = [...results].map(([name, { losses }]) => {

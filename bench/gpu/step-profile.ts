@@ -40,11 +40,12 @@ for (const name of positionals) {
   const modelOf = () => (config.modelType === 'gpt2' ? new Gpt2(config) : new Llama(config))
   const microBatchSize = values.micro === undefined ? shape.microBatchSize : Number(values.micro)
   const recompute = (values.recompute ?? shape.recompute) as 'none' | 'selective' | 'full'
-  const options = { recompute, dropout: 0, streams: new DropoutStreams(SEED), hasDocuments: false }
+  const isWholeStep = microBatchSize === batchSize
+  const options = { recompute, dropout: 0, streams: new DropoutStreams(SEED), hasDocuments: false, isWholeStep }
   const micro = { microBatchSize, seqLen }
   const plan = planStep(modelOf(), await openMeta(device), micro, adamw(), options)
   const model = modelOf()
-  const optimizer = new Optimizer(materialize(model, device, { seed: SEED }), adamw())
+  const optimizer = new Optimizer(materialize(model, device, { seed: SEED }), adamw(), undefined, isWholeStep)
   const batches = batchesOf(shape, microBatchSize)
   const settings = { lr: 1e-4, step: 1, gradClip: 1 }
   const stepOf = () => new TrainStep(model, optimizer, micro, plan, options)

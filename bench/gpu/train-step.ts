@@ -95,12 +95,13 @@ async function timeOurs(shape: GpuShape): Promise<Timing> {
     dropout: 0,
     streams: new DropoutStreams(SEED),
     hasDocuments: false,
+    isWholeStep: microBatchSize === batchSize,
   }
   const micro = { microBatchSize, seqLen }
   const rule = adamw({ weightDecay: WEIGHT_DECAY })
   const plan = planStep(modelOf(config), await openMeta(device), micro, rule, options)
   const model = modelOf(config)
-  const optimizer = new Optimizer(materialize(model, device, { seed: SEED }), rule)
+  const optimizer = new Optimizer(materialize(model, device, { seed: SEED }), rule, undefined, options.isWholeStep)
   const trainStep = new TrainStep(model, optimizer, micro, plan, options)
   const batches = Array.from({ length: steps }, (_, step) => batchesOf(step, shape, microBatchSize))
   const losses: number[] = []

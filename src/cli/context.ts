@@ -58,7 +58,8 @@ export function openContext(recipes: RecipeCatalog): { context: RunContext; clos
     hasColor,
     canPrompt: stdin.isTTY === true && stdout.isTTY === true,
     get columns() {
-      return stdout.columns ?? COLUMNS_WITHOUT_TERMINAL
+      // A pseudo-terminal that nobody gave a size says 0.
+      return stdout.columns || COLUMNS_WITHOUT_TERMINAL
     },
     log: (line) => print(() => stdout.write(`${line}\n`)),
     write: (text) => print(() => stdout.write(text)),

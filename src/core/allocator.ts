@@ -69,6 +69,8 @@ export interface MemoryPlan {
   readonly totalBytes: number
   readonly sizes: readonly number[]
   readonly offsets: readonly number[]
+  /** Where memory lies that outlives the program (MemoryTrace.keep), in the order in which it was asked for. */
+  readonly keptOffsets: readonly number[]
   /** Bytes alive at the high-water mark, by kind. */
   readonly peakByKind: Readonly<Record<MemoryKind, number>>
 }
@@ -89,6 +91,11 @@ export class PlannedArena implements Allocator {
     const n = this.#next++
     invariant(this.plan.sizes[n] === storage.bytes, `allocation ${n} differs from the planned one`)
     storage.bind(this.#buffer, this.plan.offsets[n]!)
+  }
+
+  /** Binds a slot into the n-th piece of memory that outlives the program. */
+  bindKept(storage: Storage, n: number, distance = 0): void {
+    storage.bind(this.#buffer, this.plan.keptOffsets[n]! + distance)
   }
 
   /** Starts the program over. `done` must be true: a step that stopped early is not a complete replay. */

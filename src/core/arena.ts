@@ -107,11 +107,24 @@ function point(segment: Segment, weights: Tensor, working: Tensor | undefined): 
     working === undefined ? undefined : new Tensor(parameter.shape, weights.dtype, sharedStorage(weights, segment))
 }
 
-/** Gives every trainable arena its gradient buffer (zeros) and points the parameters' gradients into it. */
-export function allocateGradients(arenas: readonly ParameterArena[]): void {
+/**
+ * Gives every trainable arena its gradient buffer (zeros) and points the parameters' gradients into it.
+ * @param isLater  the buffers of arenas without padding come later (gradientStorages)
+ */
+export function allocateGradients(arenas: readonly ParameterArena[], isLater = false): void {
   for (const arena of arenas) {
     if (!arena.key.isTrainable || arena.gradients !== undefined) continue
     const { device } = arena.weights
+    if (isLater && !isPadded(arena)) {
+      const storage = new Storage(device, arena.length * device.itemBytes(device.masterDtype))
+      arena.gradients = new Tensor([arena.length], device.masterDtype, storage)
+      for (const { parameter, length } of arena.segments) {
+        const own = new Storage(device, length * device.itemBytes(device.masterDtype))
+        parameter.gradient = new Tensor(parameter.shape, 'f32', own)
+        parameter.hasGradient = false
+      }
+      continue
+    }
     arena.gradients = standaloneTensor(device, [arena.length], device.masterDtype)
     device.kernels.fill(arena.gradients, 0)
     for (const segment of arena.segments) {
@@ -119,6 +132,22 @@ export function allocateGradients(arenas: readonly ParameterArena[]): void {
       segment.parameter.hasGradient = false
     }
   }
+}
+
+/** Whether there are elements between segments, which nothing writes and norms read. */
+function isPadded({ segments, length }: ParameterArena): boolean {
+  return segments.reduce((sum, segment) => sum + segment.length, 0) !== length
+}
+
+/** Everything that lies in the gradient memory of an arena: the flat buffer and each parameter's part of it. */
+export function gradientStorages({ gradients, segments }: ParameterArena): { storage: Storage; distance: number }[] {
+  const { storage, dtype } = gradients!
+  const itemBytes = storage.device.itemBytes(dtype)
+  const parts = segments.map(({ parameter, offset }) => ({
+    storage: parameter.gradient!.storage,
+    distance: offset * itemBytes,
+  }))
+  return [{ storage, distance: 0 }, ...parts]
 }
 
 /**

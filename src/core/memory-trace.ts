@@ -13,13 +13,14 @@ export interface DryRunDevice extends Device {
 interface Allocation {
   readonly bytes: number
   readonly kind: MemoryKind
-  readonly first: number
+  first: number
   last: number
 }
 
 /** Records allocations in order and the span of kernel calls that each is alive for. */
 export class MemoryTrace implements Allocator {
   readonly #allocations: Allocation[] = []
+  readonly #kept: Allocation[] = []
   readonly #current = new Map<Storage, Allocation>()
   #clock = 0
 
@@ -31,25 +32,41 @@ export class MemoryTrace implements Allocator {
     storage.bind(NOWHERE, 0)
   }
 
-  /** One kernel call: everything it is given is alive until at least now. */
-  tick(args: readonly unknown[]): void {
-    this.#clock++
-    for (const arg of args) {
-      if (arg instanceof Tensor) this.#touch(arg)
-      else if (typeof arg === 'object' && arg !== null) {
-        for (const value of Object.values(arg)) if (value instanceof Tensor) this.#touch(value)
-      }
-    }
+  /**
+   * Memory of that many bytes which is alive from the first kernel call that is given one of the slots until after the
+   * program: what it leaves to the next one.
+   */
+  keep(storages: readonly Storage[], bytes: number): void {
+    const allocation: Allocation = { bytes, kind: 'gradient', first: Number.POSITIVE_INFINITY, last: 0 }
+    this.#kept.push(allocation)
+    for (const storage of storages) this.#current.set(storage, allocation)
   }
 
-  #touch(tensor: Tensor): void {
-    const allocation = this.#current.get(tensor.storage)
-    if (allocation !== undefined) allocation.last = this.#clock
+  /** One kernel call: everything it is given, in options too, is alive until at least now. */
+  tick(args: readonly unknown[]): void {
+    this.#clock++
+    for (const arg of args) this.#touch(arg)
+  }
+
+  #touch(value: unknown): void {
+    if (value instanceof Tensor) {
+      const allocation = this.#current.get(value.storage)
+      if (allocation === undefined) return
+      allocation.first = Math.min(allocation.first, this.#clock)
+      allocation.last = this.#clock
+    } else if (typeof value === 'object' && value !== null) {
+      for (const part of Object.values(value)) this.#touch(part)
+    }
   }
 
   /** Assigns offsets: larger allocations first, each at the lowest place free during its life. */
   plan(): MemoryPlan {
-    const allocations = this.#allocations
+    for (const kept of this.#kept) {
+      kept.last = this.#clock + 1
+      kept.first = Math.min(kept.first, kept.last)
+    }
+    const count = this.#allocations.length
+    const allocations = [...this.#allocations, ...this.#kept]
     const offsets = new Array<number>(allocations.length).fill(0)
     const order = allocations.map((_, i) => i).sort((a, b) => allocations[b]!.bytes - allocations[a]!.bytes || a - b)
     const placed: number[] = []
@@ -69,15 +86,21 @@ export class MemoryTrace implements Allocator {
       placed.push(i)
       totalBytes = Math.max(totalBytes, offset + size)
     }
-    return { totalBytes, sizes: allocations.map((a) => a.bytes), offsets, peakByKind: this.#peakByKind() }
+    return {
+      totalBytes,
+      sizes: this.#allocations.map((a) => a.bytes),
+      offsets: offsets.slice(0, count),
+      keptOffsets: offsets.slice(count),
+      peakByKind: this.#peakByKind(allocations),
+    }
   }
 
-  #peakByKind(): Record<MemoryKind, number> {
+  #peakByKind(allocations: readonly Allocation[]): Record<MemoryKind, number> {
     let best = { activation: 0, gradient: 0, workspace: 0 }
     let bestTotal = -1
     for (let time = 0; time <= this.#clock; time++) {
       const now = { activation: 0, gradient: 0, workspace: 0 }
-      for (const a of this.#allocations) if (a.first <= time && time <= a.last) now[a.kind] += alignUp(a.bytes)
+      for (const a of allocations) if (a.first <= time && time <= a.last) now[a.kind] += alignUp(a.bytes)
       const total = now.activation + now.gradient + now.workspace
       if (total > bestTotal) {
         best = now

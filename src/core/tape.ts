@@ -3,7 +3,8 @@
 // overwrites), activation gradients belong to one backward pass.
 //
 // Recomputation is a property of a block: entries dropped by its policy lose their outputs after the forward and
-// are run again, from the same inputs and random keys, when a backward asks for what they made.
+// are run again, from the same inputs and random keys, when a backward asks for what they made; or their own backward
+// makes it again on the way (Op.remakesOut), and what needs it waits for that.
 import {
   type Allocator,
   bindMemory,

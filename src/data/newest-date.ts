@@ -1,5 +1,10 @@
 // The newest date among the documents of source files, by a field of JSONL records: what a model can know of at most.
 import { readBytes, type SourceFile } from './source-files.ts'
+import { splitBytes } from './split-bytes.ts'
+
+const NEWLINE = Buffer.from('\n')
+/** Bytes; longer records are counted as undated. */
+const LONGEST_RECORD = 1 << 28
 
 export interface NewestDate {
   /** ISO 8601, as far as the record says: '2024-05-01'. */
@@ -17,25 +22,16 @@ export interface NewestDate {
 export async function newestDate(files: readonly SourceFile[], field: string): Promise<NewestDate | undefined> {
   let newest: string | undefined
   let [dated, undated] = [0, 0]
-  const look = (line: Buffer): void => {
-    if (line.length === 0) return
-    const date = dateOf(line, field)
-    if (date === undefined) undated++
-    else {
-      dated++
-      if (newest === undefined || date > newest) newest = date
-    }
-  }
   for (const file of files.filter(({ format }) => format === 'jsonl')) {
-    let rest = Buffer.alloc(0)
-    for await (const chunk of readBytes(file.path)) {
-      rest = Buffer.concat([rest, chunk])
-      for (let end = rest.indexOf(0x0a); end >= 0; end = rest.indexOf(0x0a)) {
-        look(rest.subarray(0, end))
-        rest = rest.subarray(end + 1)
+    for await (const { bytes, isTooLong } of splitBytes(readBytes(file.path), NEWLINE, LONGEST_RECORD)) {
+      if (bytes.length === 0 && !isTooLong) continue
+      const date = dateOf(bytes, field)
+      if (date === undefined) undated++
+      else {
+        dated++
+        if (newest === undefined || date > newest) newest = date
       }
     }
-    look(rest)
   }
   return newest === undefined ? undefined : { date: newest, dated, undated }
 }
@@ -56,7 +52,7 @@ function dateOf(line: Buffer, field: string): string | undefined {
     return Number.isNaN(date.getTime()) ? undefined : inRange(date.toISOString().slice(0, 10))
   }
   const match = typeof value === 'string' ? /^\d{4}(-\d{2}(-\d{2})?)?/.exec(value) : null
-  return match === null ? undefined : inRange(match[0])
+  return match === null || Number.isNaN(Date.parse(match[0])) ? undefined : inRange(match[0])
 }
 
 function inRange(date: string): string | undefined {

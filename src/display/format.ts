@@ -44,7 +44,9 @@ export function formatFlops(flopsPerSecond: number): string {
   return `${number} ${unit}FLOP/s`
 }
 
-/** Seconds in the two largest units that matter: '850 ms', '12.3 s', '3m 05s', '2h 07m', '4d 03h'. */
+const DAYS_OF_YEAR = 365.25
+
+/** Seconds in the two largest units that matter: '850 ms', '12.3 s', '3m 05s', '2h 07m', '4d 03h', '62.4 years'. */
 export function formatDuration(seconds: number): string {
   if (!Number.isFinite(seconds)) return '-'
   if (seconds < 0) return `-${formatDuration(-seconds)}`
@@ -58,7 +60,10 @@ export function formatDuration(seconds: number): string {
   if (minutes < 60) return `${minutes}m ${two(total % 60)}s`
   const hours = Math.floor(minutes / 60)
   if (hours < 48) return `${hours}h ${two(minutes % 60)}m`
-  return `${Math.floor(hours / 24)}d ${two(hours % 24)}h`
+  const days = Math.floor(hours / 24)
+  if (days < 2 * DAYS_OF_YEAR) return `${days}d ${two(hours % 24)}h`
+  const years = days / DAYS_OF_YEAR
+  return `${years < 1000 ? threeDigits(years) : formatCount(years)} years`
 }
 
 /** 0.4273 -> '42.7%'. */

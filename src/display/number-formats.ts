@@ -80,19 +80,19 @@ export interface Stored {
   readonly bits: readonly string[]
   readonly stored: number
   readonly outcome: Outcome
-  /** Typed minus stored; undefined where either is not finite. */
+  /** Stored minus typed; undefined where either is not finite. */
   readonly error: Rational | undefined
   /** error / typed, undefined where the typed number is 0. */
   readonly relativeError: number | undefined
   /** The next smaller and the next larger stored number; NaN beyond the last. */
   readonly neighbours: readonly [number, number]
   readonly largest: number
-  /** Smallest positive with all digits; of block formats the step beside 0. */
-  readonly smallestNormal: number
+  /** Smallest positive with all digits; undefined for block formats, which have no exponent. */
+  readonly smallestNormal: number | undefined
   /** Smallest positive. */
   readonly smallest: number
-  /** Distance from 1 to the next larger number. */
-  readonly epsilon: number
+  /** Distance from 1 to the next larger number; undefined for block formats, which may have no 1. */
+  readonly epsilon: number | undefined
 }
 
 function bias({ exponentBits }: FloatFormat): number {
@@ -167,7 +167,9 @@ function roundToCode(format: FloatFormat, value: Rational, most: bigint, overflo
 }
 
 function outcomeOf(typed: Typed, stored: number, smallestNormal: number): Outcome {
-  if (typed.kind !== 'finite') return 'special'
+  if (typed.kind === 'nan') return 'special'
+  // An infinity in a format that has none overflows as a large number does.
+  if (typed.kind === 'infinite') return Number.isNaN(stored) ? 'overflow' : 'special'
   if (!Number.isFinite(stored)) return 'overflow'
   if (stored === 0) return typed.value.numerator === 0n ? 'exact' : 'underflow to 0'
   if (Math.abs(stored) < smallestNormal) return 'subnormal'
@@ -176,7 +178,7 @@ function outcomeOf(typed: Typed, stored: number, smallestNormal: number): Outcom
 
 function errorsOf(typed: Typed, stored: number): Pick<Stored, 'error' | 'relativeError'> {
   if (typed.kind !== 'finite' || !Number.isFinite(stored)) return { error: undefined, relativeError: undefined }
-  const error = subtract(typed.value, rationalOf(stored))
+  const error = subtract(rationalOf(stored), typed.value)
   const { numerator, denominator } = typed.value
   if (numerator === 0n) return { error, relativeError: undefined }
   // To 17 digits: enough for a double.
@@ -214,9 +216,9 @@ export function storeInBlock(format: BlockFormat, typed: Typed, absmax: number):
     neighbours:
       index < 0 ? [Number.NaN, Number.NaN] : [values[index - 1] ?? Number.NaN, values[index + 1] ?? Number.NaN],
     largest: values.at(-1)!,
-    smallestNormal: values[zero + 1]!,
+    smallestNormal: undefined,
     smallest: values[zero + 1]!,
-    epsilon: values.at(-1)! - values.at(-2)!,
+    epsilon: undefined,
   }
 }
 

@@ -35,12 +35,16 @@ export function parseRational(text: string): Rational {
 }
 
 function parseDecimal(text: string): Rational | undefined {
-  const match = /^([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,5}))?$/.exec(text)
+  const match = /^([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d+))?$/.exec(text)
   if (match === null) return undefined
   const [, sign, whole = '', fraction = '', exponent = '0'] = match
   if (whole === '' && fraction === '') return undefined
   const shift = Number(exponent) - fraction.length
-  if (Math.abs(shift) > MOST_DIGITS || whole.length > MOST_DIGITS) return undefined
+  if (Math.abs(shift) > MOST_DIGITS || whole.length > MOST_DIGITS) {
+    throw new ConfigError(
+      `numbers: ${text} is outside of 1e${MOST_DIGITS} and 1e-${MOST_DIGITS}: give a number between them`,
+    )
+  }
   const digits = BigInt(`${whole}${fraction}`) * (sign === '-' ? -1n : 1n)
   return shift >= 0
     ? { numerator: digits * 10n ** BigInt(shift), denominator: 1n }
@@ -117,7 +121,7 @@ export function formatRational(value: Rational, digits = 12): string {
     text = text.slice(0, digits)
   }
   const trimmed = text.replace(/0+$/, '')
-  if (exponent < -5 || exponent >= Math.max(digits, 16)) {
+  if (exponent < -4 || exponent >= Math.max(digits, 16)) {
     return `${sign}${trimmed[0]}${trimmed.length > 1 ? `.${trimmed.slice(1)}` : ''}e${exponent}`
   }
   if (exponent < 0) return `${sign}0.${'0'.repeat(-exponent - 1)}${trimmed}`

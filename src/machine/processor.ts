@@ -1,5 +1,5 @@
 // What the processor of this machine is. Reads /proc and sysctl; measures nothing.
-import { arch, availableParallelism, cpus, platform } from 'node:os'
+import { arch, availableParallelism, cpus, loadavg, platform } from 'node:os'
 import { readText } from './read-text.ts'
 import { ask } from './shell.ts'
 
@@ -35,6 +35,11 @@ export async function describeProcessor(): Promise<Processor> {
   }
   const text = readText('/proc/cpuinfo') ?? ''
   return { ...base, ...parseCpuInfo(text, cpus()[0]?.model ?? 'unknown') }
+}
+
+/** Threads of all programs that computed or waited for a processor, on average over the last minute; 0 where unknown. */
+export function loadAverage(): number {
+  return loadavg()[0]!
 }
 
 /** The parts of /proc/cpuinfo that we show. */

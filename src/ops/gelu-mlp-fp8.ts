@@ -29,7 +29,7 @@ function preActivationGradient({ inputs, outputs, attributes }: Entry, dy: Fp8Ma
   const { preActivation } = outputs
   const { weight1, weight2 } = attributes.fp8
   const dActivated = emptyTensor(preActivation.device, preActivation.shape, preActivation.dtype, 'workspace')
-  kernelsOf(inputs.x).matmul(dActivated, rowsFactor(dy), weightFactor(weight2, LAYOUT, 'in-out'), {})
+  kernelsOf(inputs.x).matmul(dActivated, rowsFactor(dy), weightFactor(weight2, LAYOUT, 'in-out'), { isFast: true })
   let sums = {}
   intoParameter(bias1, (columnSums, accumulate) => {
     sums = { columnSums, accumulate }

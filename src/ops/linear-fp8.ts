@@ -59,7 +59,7 @@ export function weightGradientFp8(
 export function inputGradientFp8(x: Tensor, fp8: Fp8Weight, dy: Fp8Matrix, layout: Layout, gradients: Gradients): void {
   if (!gradients.needs(x)) return
   gradients.into(x, (dx, accumulate) =>
-    kernelsOf(x).matmul(dx, rowsFactor(dy), weightFactor(fp8, layout, 'in-out'), { accumulate }),
+    kernelsOf(x).matmul(dx, rowsFactor(dy), weightFactor(fp8, layout, 'in-out'), { accumulate, isFast: true }),
   )
 }
 

@@ -4,7 +4,7 @@
 // Jordan et al. 2024 (the Muon write-up); the scale 0.2 sqrt(max(rows, columns)) makes its updates as large as
 // AdamW's, so that both share one learning rate (Liu et al. 2025, arXiv:2502.16982).
 import { emptyTensor } from '../core/allocator.ts'
-import type { Segment } from '../core/arena.ts'
+import type { ParameterArena, Segment } from '../core/arena.ts'
 import { range } from '../core/arena.ts'
 import { inScope } from '../core/tape.ts'
 import { Tensor } from '../core/tensor.ts'
@@ -21,11 +21,12 @@ export function muon(config: AdamConfig & { momentum?: number; nesterov?: boolea
   const fallback = adamw({ ...config, weightDecay })
   return {
     name: 'muon',
-    stateNames: (arena) => (arena.key.optimizerKind === 'matrix' ? ['momentum'] : fallback.stateNames(arena)),
+    stateNames: (arena) => (isMatrixArena(arena) ? ['momentum'] : fallback.stateNames(arena)),
     slicingUnit: 'matrix',
     betas: fallback.betas,
+    updateFlops: (arenas) => arenas.filter(isMatrixArena).reduce((sum, { segments }) => sum + flopsOf(segments), 0),
     update(all, scalars) {
-      const isMatrix = ({ arena }: ArenaState): boolean => arena.key.optimizerKind === 'matrix'
+      const isMatrix = ({ arena }: ArenaState): boolean => isMatrixArena(arena)
       for (const state of all.filter(isMatrix)) {
         for (const segment of state.arena.segments) {
           inScope(scalars.device, () => updateMatrix(state, segment, scalars, { momentum, nesterov, weightDecay }))
@@ -35,6 +36,21 @@ export function muon(config: AdamConfig & { momentum?: number; nesterov?: boolea
       if (others.length > 0) fallback.update(others, scalars)
     },
   }
+}
+
+function isMatrixArena({ key }: ParameterArena): boolean {
+  return key.optimizerKind === 'matrix'
+}
+
+/** Of each part: X X^T, its square, and their polynomial times X, in every iteration. */
+function flopsOf(segments: readonly Segment[]): number {
+  const parts = segments.flatMap(({ parameter: { parts, shape } }) =>
+    parts.map(({ rows }) => [rows, shape[1]!] as const),
+  )
+  return parts.reduce((sum, [rows, columns]) => {
+    const side = Math.min(rows, columns)
+    return sum + ITERATIONS * (4 * side * rows * columns + 2 * side ** 3)
+  }, 0)
 }
 
 function updateMatrix(

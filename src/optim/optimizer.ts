@@ -21,6 +21,8 @@ export interface UpdateRule {
   readonly slicingUnit: 'element' | 'matrix'
   /** Betas for the bias corrections, where there are any. */
   readonly betas: readonly [number, number]
+  /** FLOPs of products in one update; absent where it has none. */
+  updateFlops?(arenas: readonly ParameterArena[]): number
   /** All arenas at once. */
   update(states: readonly ArenaState[], scalars: Tensor): void
 }
@@ -59,13 +61,26 @@ export class Optimizer {
   /** f64, slots named by SCALAR; shared with the loss, which reads lossScale. */
   readonly scalars: Tensor
   readonly lossScaling: LossScaling | undefined
+  /** Arenas whose gradients lie in memory of the step, which binds them. */
+  readonly sharedArenas: readonly ParameterArena[]
   /** As far as the device has told: `lastNorm` asks it. */
   #skippedSteps = 0
   #gradScale: number
 
-  /** Makes gradient buffers and zeroed states for every trainable arena. */
-  constructor(arenas: readonly ParameterArena[], rule: UpdateRule, lossScaling?: LossScaling) {
-    allocateGradients(arenas)
+  /**
+   * Makes gradient buffers and zeroed states for every trainable arena.
+   * @param isGradientMemoryShared  the memory of gradients is the step's (MicroStepOptions.isWholeStep)
+   */
+  constructor(
+    arenas: readonly ParameterArena[],
+    rule: UpdateRule,
+    lossScaling?: LossScaling,
+    isGradientMemoryShared = false,
+  ) {
+    allocateGradients(arenas, isGradientMemoryShared)
+    this.sharedArenas = arenas.filter(
+      ({ gradients }) => gradients !== undefined && gradients.storage.buffer === undefined,
+    )
     this.rule = rule
     this.arenas = arenas.filter((arena) => arena.key.isTrainable)
     this.states = this.arenas.map((arena) => ({ arena, states: zeroStates(arena, rule.stateNames(arena)) }))

@@ -107,7 +107,7 @@ function checkArchitecture(model: Architecture): void {
   const { hiddenSize, numAttentionHeads, numKeyValueHeads, headDim, experts } = model
   if (!Number.isInteger(headDim)) {
     throw new ConfigError(
-      `plan: ${model.name}: hiddenSize must be a multiple of numAttentionHeads, got ${hiddenSize} and ${numAttentionHeads}; give headDim, or take ${nearestMultiple(hiddenSize, numAttentionHeads)}`,
+      `plan: ${model.name}: hiddenSize must be a multiple of numAttentionHeads, got ${hiddenSize} and ${numAttentionHeads}; give headDim, or take a width of ${nearestMultiple(hiddenSize, numAttentionHeads)}`,
     )
   }
   if (numAttentionHeads % numKeyValueHeads !== 0) {

@@ -6,6 +6,12 @@ import { formatEnergy, formatMass } from './cost/cost.ts'
 
 type Json = Readonly<Record<string, unknown>>
 
+/** Date of the newest document, ISO 8601, and how it is known. */
+export interface KnowledgeCutoff {
+  readonly date: string
+  readonly from: string
+}
+
 export interface CardInput {
   readonly name: string
   readonly model: Architecture
@@ -15,8 +21,7 @@ export interface CardInput {
   readonly actual: Json | undefined
   readonly metrics: readonly Json[]
   readonly data: CardData | undefined
-  /** ISO date, and how it is known. */
-  readonly knowledgeCutoff: { readonly date: string; readonly from: string } | undefined
+  readonly knowledgeCutoff: KnowledgeCutoff | undefined
   readonly license: string | undefined
   readonly intendedUse: string | undefined
   readonly limitations: string | undefined
@@ -52,9 +57,9 @@ export interface Card {
   readonly intendedUse: string | null
   readonly limitations: string | null
   readonly model: { readonly parameters: number; readonly architecture: Architecture }
-  readonly data:
-    | (CardData & { readonly knowledgeCutoff: string | null; readonly knowledgeCutoffFrom: string | null })
-    | null
+  readonly knowledgeCutoff: KnowledgeCutoff | null
+  /** Null where the data is not there any more. */
+  readonly data: CardData | null
   readonly training: {
     readonly tokens: number | null
     readonly steps: number | null
@@ -69,17 +74,21 @@ export function modelCard(input: CardInput): Card {
   const { actual, plan, config, data, knowledgeCutoff, metrics } = input
   const steps = numberOf(actual, 'steps') ?? numberOf(metrics.at(-1), 'step')
   const flopsPerStep = numberOf(plan, 'flopsPerStep')
-  const seconds = trainingSeconds(metrics, numberOf(config, 'batchTokens')) ?? numberOf(actual, 'secondsOfThisSession')
+  const batchTokens = numberOf(config, 'batchTokens')
+  // A run that has not ended says nothing of its tokens itself.
+  const tokens =
+    numberOf(actual, 'tokens') ?? (steps === undefined || batchTokens === undefined ? undefined : steps * batchTokens)
+  const seconds = trainingSeconds(metrics, batchTokens) ?? numberOf(actual, 'secondsOfThisSession')
   const evaluation = actual?.evaluation
-  const cutoff = { knowledgeCutoff: knowledgeCutoff?.date ?? null, knowledgeCutoffFrom: knowledgeCutoff?.from ?? null }
   return {
     name: input.name,
     license: input.license ?? null,
     intendedUse: input.intendedUse ?? null,
     limitations: input.limitations ?? null,
     model: { parameters: countParameters(input.model).total, architecture: input.model },
-    data: data === undefined ? null : { ...data, ...cutoff },
-    training: { tokens: numberOf(actual, 'tokens') ?? null, steps: steps ?? null, options: config },
+    knowledgeCutoff: knowledgeCutoff ?? null,
+    data: data ?? null,
+    training: { tokens: tokens ?? null, steps: steps ?? null, options: config },
     compute: {
       flops: flopsPerStep === undefined || steps === undefined ? null : flopsPerStep * steps,
       seconds: seconds ?? null,
@@ -107,7 +116,7 @@ export function trainingSeconds(metrics: readonly Json[], batchTokens: number | 
 const UNKNOWN = 'not stated'
 
 export function cardMarkdown(card: Card): string {
-  const { model, data, training, compute, energy, evaluation } = card
+  const { model, data, knowledgeCutoff, training, compute, energy, evaluation } = card
   const { architecture } = model
   const option = (key: string): string => String(training.options[key] ?? '-')
   return [
@@ -137,7 +146,10 @@ export function cardMarkdown(card: Card): string {
     '',
     '## Data',
     '',
-    ...(data === null ? ['The folder of the data is not there any more.'] : dataLines(data)),
+    row('Knowledge cutoff', knowledgeCutoff === null ? UNKNOWN : `${knowledgeCutoff.date} (${knowledgeCutoff.from})`),
+    ...(data === null
+      ? [row('Documents', `${UNKNOWN}: the folder of the data is not there any more`)]
+      : dataLines(data)),
     '',
     '## Training',
     '',
@@ -169,9 +181,7 @@ function row(name: string, text: string): string {
 }
 
 function dataLines(data: NonNullable<Card['data']>): string[] {
-  const cutoff = data.knowledgeCutoff === null ? UNKNOWN : `${data.knowledgeCutoff} (${data.knowledgeCutoffFrom})`
   return [
-    row('Knowledge cutoff', cutoff),
     row('Documents', `${formatCount(data.totalDocuments)}, ${formatCount(data.totalTokens)} tokens`),
     row('Content hash', `\`${data.contentHash}\``),
     row('Tokenizer hash', `\`${data.tokenizerHash}\``),

@@ -1,7 +1,8 @@
-// The table of devices: what each can do at most, from its maker's data sheet, and the way from a name to a row. Peaks with
-// and without structured sparsity are kept apart, because data sheets like to print the sparse one.
+// What a device can do at most, and the way from a name to a row of device-table.ts or to a slice of mig.ts.
 import { didYouMean } from '../config/suggest.ts'
 import { ConfigError } from '../core/errors.ts'
+import { WHOLE_DEVICES } from './device-table.ts'
+import { MIG_SLICES } from './mig.ts'
 
 /** Number formats of a matrix product's factors. */
 export type Precision = 'fp64' | 'fp32' | 'tf32' | 'bf16' | 'fp16' | 'fp8' | 'fp4' | 'int8'
@@ -32,397 +33,8 @@ export interface DeviceSpec {
   readonly source: string
 }
 
-const T = 1e12
-const GB = 1e9
-const GiB = 2 ** 30
-
-/** 2:4 sparsity doubles every tensor-core format; fp32 and fp64 have none. */
-function doubled(peak: PeakTable): PeakTable {
-  const formats = Object.entries(peak).filter(([format]) => format !== 'fp32' && format !== 'fp64')
-  return Object.fromEntries(formats.map(([format, flops]) => [format, 2 * flops]))
-}
-
-type Row = Omit<DeviceSpec, 'sparsePeakFlops' | 'aliases'> & { aliases?: readonly string[]; isSparse?: boolean }
-
-/** @param row.isSparse  whether it has units for 2:4 sparsity, default false */
-function device({ isSparse = false, aliases = [], ...row }: Row): DeviceSpec {
-  return { ...row, aliases, sparsePeakFlops: isSparse ? doubled(row.peakFlops) : {} }
-}
-
-const V100_PEAK = { fp64: 7.8 * T, fp32: 15.7 * T, fp16: 125 * T }
-const A100_PEAK = { fp64: 19.5 * T, fp32: 19.5 * T, tf32: 156 * T, bf16: 312 * T, fp16: 312 * T, int8: 624 * T }
-const H100_PEAK = {
-  fp64: 67 * T,
-  fp32: 67 * T,
-  tf32: 494.7 * T,
-  bf16: 989.4 * T,
-  fp16: 989.4 * T,
-  fp8: 1978.9 * T,
-  int8: 1978.9 * T,
-}
-const NVLINK_3 = { linkBandwidth: 300 * GB, devicesPerNode: 8, networkBandwidth: 25 * GB }
-const NVLINK_4 = { linkBandwidth: 450 * GB, devicesPerNode: 8, networkBandwidth: 50 * GB }
-
-const NVIDIA: readonly DeviceSpec[] = [
-  device({
-    name: 'H100 SXM',
-    aliases: ['H100', 'H100 80GB HBM3', 'H100 SXM5'],
-    peakFlops: H100_PEAK,
-    isSparse: true,
-    memoryBytes: 80 * GiB,
-    memoryBandwidth: 3350 * GB,
-    ...NVLINK_4,
-    watts: 700,
-    source: 'NVIDIA H100 data sheet (its tensor-core figures are sparse: halved here); DGX H100 for the network',
-  }),
-  device({
-    name: 'H100 NVL',
-    peakFlops: {
-      fp64: 60 * T,
-      fp32: 60 * T,
-      tf32: 417.5 * T,
-      bf16: 835.5 * T,
-      fp16: 835.5 * T,
-      fp8: 1670.5 * T,
-      int8: 1670.5 * T,
-    },
-    isSparse: true,
-    memoryBytes: 94 * GiB,
-    memoryBandwidth: 3900 * GB,
-    linkBandwidth: 300 * GB,
-    devicesPerNode: 2,
-    watts: 400,
-    source: 'NVIDIA H100 data sheet (its tensor-core figures are sparse: halved here)',
-  }),
-  device({
-    name: 'H100 PCIe',
-    peakFlops: {
-      fp64: 51 * T,
-      fp32: 51 * T,
-      tf32: 378 * T,
-      bf16: 756.5 * T,
-      fp16: 756.5 * T,
-      fp8: 1513 * T,
-      int8: 1513 * T,
-    },
-    isSparse: true,
-    memoryBytes: 80 * GiB,
-    memoryBandwidth: 2000 * GB,
-    linkBandwidth: 300 * GB,
-    devicesPerNode: 2,
-    watts: 350,
-    source: 'NVIDIA H100 PCIe product brief PB-11133 and H100 architecture white paper',
-  }),
-  device({
-    name: 'H200',
-    aliases: ['H200 SXM'],
-    peakFlops: H100_PEAK,
-    isSparse: true,
-    memoryBytes: 141 * GiB,
-    memoryBandwidth: 4800 * GB,
-    ...NVLINK_4,
-    watts: 700,
-    source: 'NVIDIA H200 data sheet (its tensor-core figures are sparse: halved here)',
-  }),
-  device({
-    name: 'B200',
-    aliases: ['B200 SXM'],
-    peakFlops: {
-      fp64: 37 * T,
-      fp32: 75 * T,
-      tf32: 1125 * T,
-      bf16: 2250 * T,
-      fp16: 2250 * T,
-      fp8: 4500 * T,
-      int8: 4500 * T,
-      fp4: 9000 * T,
-    },
-    isSparse: true,
-    memoryBytes: 180 * GiB,
-    memoryBandwidth: 8000 * GB,
-    linkBandwidth: 900 * GB,
-    devicesPerNode: 8,
-    networkBandwidth: 50 * GB,
-    watts: 1000,
-    source: 'NVIDIA DGX B200 and HGX B200 data sheets, divided by 8 devices',
-  }),
-  device({
-    name: 'A100 80GB',
-    aliases: ['A100', 'A100 SXM', 'A100 SXM 80GB', 'A100 80GB SXM'],
-    peakFlops: A100_PEAK,
-    isSparse: true,
-    memoryBytes: 80 * GiB,
-    memoryBandwidth: 2039 * GB,
-    ...NVLINK_3,
-    watts: 400,
-    source: 'NVIDIA A100 data sheet; DGX A100 for the network',
-  }),
-  device({
-    name: 'A100 40GB',
-    aliases: ['A100 SXM 40GB', 'A100 40GB SXM'],
-    peakFlops: A100_PEAK,
-    isSparse: true,
-    memoryBytes: 40 * GiB,
-    memoryBandwidth: 1555 * GB,
-    ...NVLINK_3,
-    watts: 400,
-    source: 'NVIDIA A100 data sheet; DGX A100 for the network',
-  }),
-  device({
-    name: 'A100 PCIe',
-    aliases: ['A100 PCIe 80GB', 'A100 80GB PCIe'],
-    peakFlops: A100_PEAK,
-    isSparse: true,
-    memoryBytes: 80 * GiB,
-    memoryBandwidth: 1935 * GB,
-    linkBandwidth: 300 * GB,
-    devicesPerNode: 2,
-    watts: 300,
-    source: 'NVIDIA A100 data sheet',
-  }),
-  device({
-    name: 'V100 32GB',
-    aliases: ['V100', 'V100 SXM2', 'V100 SXM3'],
-    peakFlops: V100_PEAK,
-    memoryBytes: 32 * GiB,
-    memoryBandwidth: 900 * GB,
-    linkBandwidth: 150 * GB,
-    devicesPerNode: 8,
-    networkBandwidth: 6.25 * GB,
-    watts: 300,
-    source: 'NVIDIA V100 data sheet; DGX-1 (four 100 Gb/s adapters for eight devices) for the network',
-  }),
-  device({
-    name: 'V100 16GB',
-    peakFlops: V100_PEAK,
-    memoryBytes: 16 * GiB,
-    memoryBandwidth: 900 * GB,
-    linkBandwidth: 150 * GB,
-    devicesPerNode: 8,
-    networkBandwidth: 6.25 * GB,
-    watts: 300,
-    source: 'NVIDIA V100 data sheet',
-  }),
-  device({
-    name: 'L4',
-    peakFlops: {
-      fp32: 30.3 * T,
-      tf32: 60 * T,
-      bf16: 121 * T,
-      fp16: 121 * T,
-      fp8: 242.5 * T,
-      int8: 242.5 * T,
-    },
-    isSparse: true,
-    memoryBytes: 24 * GiB,
-    memoryBandwidth: 300 * GB,
-    linkBandwidth: 32 * GB,
-    watts: 72,
-    source: 'NVIDIA L4 data sheet (its tensor-core figures are sparse: halved here); link: PCIe 4.0 x16',
-  }),
-  device({
-    name: 'L40S',
-    peakFlops: {
-      fp32: 91.6 * T,
-      tf32: 183 * T,
-      bf16: 362 * T,
-      fp16: 362 * T,
-      fp8: 733 * T,
-      int8: 733 * T,
-    },
-    isSparse: true,
-    memoryBytes: 48 * GiB,
-    memoryBandwidth: 864 * GB,
-    linkBandwidth: 32 * GB,
-    watts: 350,
-    source: 'NVIDIA L40S data sheet; link: PCIe 4.0 x16',
-  }),
-  device({
-    name: 'RTX 4090',
-    aliases: ['4090', 'GeForce RTX 4090'],
-    peakFlops: {
-      fp32: 82.6 * T,
-      tf32: 82.6 * T,
-      bf16: 165.2 * T,
-      fp16: 165.2 * T,
-      fp8: 330.3 * T,
-      int8: 660.6 * T,
-    },
-    isSparse: true,
-    memoryBytes: 24 * GiB,
-    memoryBandwidth: 1008 * GB,
-    linkBandwidth: 32 * GB,
-    watts: 450,
-    source: 'NVIDIA Ada GPU architecture white paper, appendix A (sums in fp32); link: PCIe 4.0 x16',
-  }),
-  device({
-    name: 'RTX 5090',
-    aliases: ['5090', 'GeForce RTX 5090'],
-    peakFlops: {
-      fp32: 104.8 * T,
-      tf32: 104.8 * T,
-      bf16: 209.5 * T,
-      fp16: 209.5 * T,
-      fp8: 419 * T,
-      int8: 838 * T,
-      fp4: 1676 * T,
-    },
-    isSparse: true,
-    memoryBytes: 32 * GiB,
-    memoryBandwidth: 1792 * GB,
-    linkBandwidth: 64 * GB,
-    watts: 575,
-    source: 'NVIDIA RTX Blackwell GPU architecture white paper, appendix A (sums in fp32); link: PCIe 5.0 x16',
-  }),
-]
-
-const OTHERS: readonly DeviceSpec[] = [
-  device({
-    name: 'MI300X',
-    peakFlops: {
-      fp64: 163.4 * T,
-      fp32: 163.4 * T,
-      tf32: 653.7 * T,
-      bf16: 1307.4 * T,
-      fp16: 1307.4 * T,
-      fp8: 2614.9 * T,
-      int8: 2614.9 * T,
-    },
-    isSparse: true,
-    memoryBytes: 192 * GiB,
-    memoryBandwidth: 5300 * GB,
-    linkBandwidth: 448 * GB,
-    devicesPerNode: 8,
-    networkBandwidth: 50 * GB,
-    watts: 750,
-    source: 'AMD Instinct MI300X data sheet; link: seven of 64 GB/s in one direction; network: 400 Gb/s a device',
-  }),
-  device({
-    name: 'TPU v3',
-    peakFlops: { bf16: 123 * T },
-    memoryBytes: 32 * GiB,
-    memoryBandwidth: 900 * GB,
-    linkBandwidth: 140 * GB,
-    devicesPerNode: 1024,
-    watts: 262,
-    source:
-      'Google Cloud, TPU v3 (a chip of two cores); links (four of 70 GB/s both ways) and most power: arXiv:2304.01433, table 4',
-  }),
-  device({
-    name: 'TPU v4',
-    peakFlops: { bf16: 275 * T, int8: 275 * T },
-    memoryBytes: 32 * GiB,
-    memoryBandwidth: 1200 * GB,
-    linkBandwidth: 150 * GB,
-    devicesPerNode: 4096,
-    watts: 192,
-    source: 'Jouppi et al. 2023 (arXiv:2304.01433) table 4 (most power measured; link: six of 50 GB/s both ways)',
-  }),
-  device({
-    name: 'TPU v5e',
-    aliases: ['TPU v5 lite'],
-    peakFlops: { bf16: 197 * T, int8: 393 * T },
-    memoryBytes: 16 * GiB,
-    memoryBandwidth: 819 * GB,
-    linkBandwidth: 100 * GB,
-    devicesPerNode: 256,
-    source: 'Google Cloud, TPU v5e (1600 Gb/s of interconnect both ways)',
-  }),
-  device({
-    name: 'TPU v5p',
-    peakFlops: { bf16: 459 * T, int8: 918 * T },
-    memoryBytes: 95 * GiB,
-    memoryBandwidth: 2765 * GB,
-    linkBandwidth: 300 * GB,
-    devicesPerNode: 8960,
-    source: 'Google Cloud, TPU v5p (4800 Gb/s of interconnect both ways)',
-  }),
-  device({
-    name: 'TPU v6e',
-    aliases: ['Trillium'],
-    peakFlops: { bf16: 918 * T, int8: 1836 * T },
-    memoryBytes: 32 * GiB,
-    memoryBandwidth: 1640 * GB,
-    linkBandwidth: 224 * GB,
-    devicesPerNode: 256,
-    source: 'Google Cloud, TPU v6e (3584 Gb/s of interconnect both ways)',
-  }),
-  apple('M1', 2.6, 16, 68.25, "Apple's presentation of the M1"),
-  apple('M1 Max', 10.4, 64, 400, "Apple's presentation of the M1 Max"),
-  apple('M1 Ultra', 21, 128, 800, "Apple's presentation of the M1 Ultra"),
-  apple('M2', 3.6, 24, 100, "Apple's presentation of the M2"),
-  apple('M2 Max', 13.6, 96, 400, "Apple's presentation of the M2 Max"),
-  apple('M2 Ultra', 27.2, 192, 800, "Apple's presentation of the M2 Ultra"),
-  apple('M3 Max', 14.1, 128, 400, 'Apple for memory; peak: 40 cores x 128 lanes x 2 x 1.38 GHz, not published'),
-]
-
-/** The GPU of an Apple chip with the most memory it comes with. It multiplies fp16 no faster than fp32. */
-function apple(chip: string, teraflops: number, memory: number, bandwidth: number, source: string): DeviceSpec {
-  return device({
-    name: `Apple ${chip}`,
-    aliases: [chip],
-    peakFlops: { fp32: teraflops * T, fp16: teraflops * T },
-    memoryBytes: memory * GiB,
-    memoryBandwidth: bandwidth * GB,
-    source: `${source} (its GPU alone)`,
-  })
-}
-
-/** Multiprocessors of a slice's compute part by its first number; the memory part is `memory` eighths. */
-interface MigTable {
-  readonly of: string
-  readonly multiprocessors: number
-  readonly slices: Readonly<Record<string, { readonly multiprocessors: number; readonly memoryEighths: number }>>
-}
-
-const slice = (multiprocessors: number, memoryEighths: number) => ({ multiprocessors, memoryEighths })
-const hopperSlices = (first: string, second: string, half: string, whole: string): MigTable['slices'] => ({
-  [`1g.${first}gb`]: slice(16, 1),
-  [`2g.${second}gb`]: slice(32, 2),
-  [`3g.${half}gb`]: slice(60, 4),
-  [`4g.${half}gb`]: slice(64, 4),
-  [`7g.${whole}gb`]: slice(132, 8),
-})
-const ampereSlices = (first: string, second: string, half: string, whole: string): MigTable['slices'] => ({
-  [`1g.${first}gb`]: slice(14, 1),
-  [`2g.${second}gb`]: slice(28, 2),
-  [`3g.${half}gb`]: slice(42, 4),
-  [`4g.${half}gb`]: slice(56, 4),
-  [`7g.${whole}gb`]: slice(98, 8),
-})
-
-const MIG: readonly MigTable[] = [
-  { of: 'H100 SXM', multiprocessors: 132, slices: hopperSlices('10', '20', '40', '80') },
-  { of: 'H100 NVL', multiprocessors: 132, slices: hopperSlices('12', '24', '47', '94') },
-  { of: 'H200', multiprocessors: 132, slices: hopperSlices('18', '35', '71', '141') },
-  { of: 'A100 40GB', multiprocessors: 108, slices: ampereSlices('5', '10', '20', '40') },
-  { of: 'A100 80GB', multiprocessors: 108, slices: ampereSlices('10', '20', '40', '80') },
-]
-
-/** Slices of multi-instance GPUs: compute by multiprocessors, memory and bandwidth by eighths, no links. */
-function migDevices(): DeviceSpec[] {
-  return MIG.flatMap(({ of, multiprocessors, slices }) => {
-    const whole = NVIDIA.find(({ name }) => name === of)!
-    const scaled = (peak: PeakTable, share: number): PeakTable =>
-      Object.fromEntries(Object.entries(peak).map(([format, flops]) => [format, flops * share]))
-    return Object.entries(slices).map(([profile, part]): DeviceSpec => {
-      const share = part.multiprocessors / multiprocessors
-      const memoryShare = part.memoryEighths / 8
-      return {
-        name: `${of} MIG ${profile}`,
-        aliases: [`${of} ${profile}`],
-        peakFlops: scaled(whole.peakFlops, share),
-        sparsePeakFlops: scaled(whole.sparsePeakFlops, share),
-        memoryBytes: whole.memoryBytes * memoryShare,
-        memoryBandwidth: whole.memoryBandwidth * memoryShare,
-        source: `NVIDIA MIG user guide: ${part.multiprocessors} of ${multiprocessors} multiprocessors, ${part.memoryEighths} of 8 parts of memory; ${of} for the rest`,
-      }
-    })
-  })
-}
-
 /** Every device that has a row, whole ones first. */
-export const DEVICES: readonly DeviceSpec[] = [...NVIDIA, ...OTHERS, ...migDevices()]
+export const DEVICES: readonly DeviceSpec[] = [...WHOLE_DEVICES, ...MIG_SLICES]
 
 const squash = (name: string): string =>
   name
@@ -437,20 +49,25 @@ export function findDevice(name: string): DeviceSpec {
     DEVICES.find((spec) => squash(spec.name) === wanted) ??
     DEVICES.find(({ aliases }) => aliases.some((alias) => squash(alias) === wanted))
   if (found !== undefined) return found
-  const whole = DEVICES.filter((spec) => !spec.name.includes('MIG'))
-  const names = whole.map((spec) => spec.name)
-  const known = whole.flatMap((spec) => [spec.name, ...spec.aliases])
+  const names = WHOLE_DEVICES.map((spec) => spec.name)
+  const known = WHOLE_DEVICES.flatMap((spec) => [spec.name, ...spec.aliases])
   throw new ConfigError(
-    `plan: expected a device such as ${names.join(', ')}, got ${JSON.stringify(name)}${didYouMean(name, known, JSON.stringify)}`,
+    `plan: expected cpu or a device such as ${names.join(', ')}, got ${JSON.stringify(name)}${didYouMean(name, known, JSON.stringify)}`,
   )
 }
 
+/** FLOP/s of dense products, and the format that the device's units compute them in. */
+export interface ProductPeak {
+  readonly format: Precision
+  readonly flops: number
+}
+
 /**
- * FLOP/s of dense products in a format; a wider format runs where a device has no units for the narrow one (fp8 on an
- * A100 computes in bf16), and bf16 and fp16 stand for each other only in that order.
+ * The peak of products in a format; a wider one computes where a device has no units for it (fp8 on an A100: bf16), and
+ * bf16 stands for fp16 but not the other way round.
  * @throws ConfigError where the device has none of them
  */
-export function peakFlops(spec: DeviceSpec, precision: Precision): number {
+export function productPeak(spec: DeviceSpec, precision: Precision): ProductPeak {
   const order: Record<Precision, readonly Precision[]> = {
     fp64: ['fp64'],
     fp32: ['fp32'],
@@ -461,13 +78,18 @@ export function peakFlops(spec: DeviceSpec, precision: Precision): number {
     fp4: ['fp4', 'fp8', 'bf16', 'fp16', 'fp32'],
     int8: ['int8', 'bf16', 'fp16', 'fp32'],
   }
-  for (const candidate of order[precision]) {
-    const flops = spec.peakFlops[candidate]
-    if (flops !== undefined) return flops
+  for (const format of order[precision]) {
+    const flops = spec.peakFlops[format]
+    if (flops !== undefined) return { format, flops }
   }
   throw new ConfigError(
     `plan: ${spec.name} has no peak for ${precision}: choose one of ${Object.keys(spec.peakFlops).join(', ')}`,
   )
+}
+
+/** FLOP/s of `productPeak`. */
+export function peakFlops(spec: DeviceSpec, precision: Precision): number {
+  return productPeak(spec, precision).flops
 }
 
 /** A machine whose speed was measured, such as this processor, as a row. @param measuredFlops  in fp32 products */
@@ -476,5 +98,6 @@ export function measuredDevice(
   figures: { measuredFlops: number; memoryBytes: number; memoryBandwidth: number },
 ): DeviceSpec {
   const { measuredFlops, ...memory } = figures
-  return device({ name, peakFlops: { fp32: measuredFlops }, ...memory, source: 'measured here' })
+  const none = { aliases: [], sparsePeakFlops: {} }
+  return { name, ...none, peakFlops: { fp32: measuredFlops }, ...memory, source: 'measured here' }
 }

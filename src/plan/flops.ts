@@ -1,6 +1,6 @@
 // Floating-point operations of a decoder, in closed form: by part of the model, forward and training, under the
 // conventions of the papers that report them. A multiply-add counts two. The count op by op, by a dry run of the real
-// model, is in measured-flops.ts; a test holds the two equal.
+// model, is in dry-run.ts; a test holds the two equal.
 import { type Architecture, countParameters, mlpParameters } from './architecture.ts'
 
 /** Which query-key pairs are counted: those that a causal mask leaves, or all T^2 as most papers do. */
@@ -70,19 +70,27 @@ export interface TrainingFlops {
   readonly hardware: number
 }
 
+export interface TrainingWork {
+  readonly recompute?: RecomputePolicy
+  readonly mask?: AttentionMask
+  /** Parameters of adapters, which alone are trained: the model's own weights need no gradients. */
+  readonly adapterParameters?: number
+}
+
 /**
  * Training FLOPs of one token, in sequences of `seqLen`.
- * @param recompute  selective makes scores and weighted values again, full a whole layer (Korthikanti et al. 2022,
+ * @param work.recompute  selective makes scores and weighted values again, full a whole layer (Korthikanti et al. 2022,
  *   arXiv:2205.05198); the head is never made again
  */
 export function trainingFlopsPerToken(
   model: Architecture,
   seqLen: number,
-  { recompute = 'none', mask = 'causal' }: { recompute?: RecomputePolicy; mask?: AttentionMask } = {},
+  { recompute = 'none', mask = 'causal', adapterParameters }: TrainingWork = {},
 ): TrainingFlops {
-  const forward = forwardFlops(model, seqLen, mask)
-  const again = { none: 0, selective: forward.attention, full: forward.total - forward.head }[recompute]
-  return { model: (3 * forward.total) / seqLen, hardware: (3 * forward.total + again) / seqLen }
+  const { attention, head, total } = forwardFlops(model, seqLen, mask)
+  const backward = adapterParameters === undefined ? 2 * total : total + attention + 6 * adapterParameters * seqLen
+  const again = { none: 0, selective: attention, full: total - head }[recompute]
+  return { model: (total + backward) / seqLen, hardware: (total + backward + again) / seqLen }
 }
 
 /** Rules by which papers report the FLOPs of training on D tokens. */
@@ -120,11 +128,6 @@ export type Convention = keyof typeof CONVENTIONS
 /** FLOPs of training on `tokens` in sequences of `seqLen`, by the rule of a paper. */
 export function trainingFlops(convention: Convention, model: Architecture, seqLen: number, tokens: number): number {
   return CONVENTIONS[convention](model, seqLen) * tokens
-}
-
-/** Seconds on `devices` of `peakFlops` each, of which `mfu` does what the mathematics needs. */
-export function trainingSeconds(flops: number, devices: number, peakFlops: number, mfu: number): number {
-  return flops / (devices * peakFlops * mfu)
 }
 
 /** Model FLOPs utilization (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). */

@@ -86,7 +86,8 @@ export function stageMemory(model: Architecture, setup: MemorySetup, stage: numb
   const share = stageShare(model, setup.parallelism, stage)
   const states = setup.adapter === undefined ? trainedStates(share, setup) : adapterStates(model, share, setup)
   const activations = stageActivations(model, setup, stage)
-  const gathered = setup.parallelism.zeroStage === 3 ? gatheredBytes(model, setup) : 0
+  const { zeroStage, data, context } = setup.parallelism
+  const gathered = zeroStage === 3 && data * context > 1 ? gatheredBytes(model, setup) : 0
   const parts = { ...states, ...activations, gathered }
   return { ...parts, total: MEMORY_PARTS.reduce((sum, part) => sum + parts[part], 0) }
 }
@@ -168,14 +169,21 @@ function adapterStates(model: Architecture, share: Share, setup: MemorySetup): S
   return { ...states, weights: states.weights + frozen }
 }
 
-/** Parameters of adapters of a rank on every matrix of every layer: rank x (inputs + outputs) each. */
-export function adapterParameters(model: Architecture, rank: number): number {
+/**
+ * Parameters of adapters of a rank on every matrix of every layer: rank x (inputs + outputs) each.
+ * @param expertsOfLayer  routed experts that count: all, or those that a token goes through
+ */
+export function adapterParameters(
+  model: Architecture,
+  rank: number,
+  expertsOfLayer: number = model.experts?.count ?? 0,
+): number {
   const { hiddenSize, headDim, numAttentionHeads: heads, numKeyValueHeads: kvHeads, experts } = model
   const queries = heads * headDim
   const attention = 2 * (hiddenSize + queries) + 2 * (hiddenSize + kvHeads * headDim)
   const mlp = (width: number): number => (model.isGated ? 3 : 2) * (hiddenSize + width)
   const moe = moeLayersIn(model, 0, model.numHiddenLayers)
-  const routed = (experts?.count ?? 0) * mlp(experts?.intermediateSize ?? 0)
+  const routed = expertsOfLayer * mlp(experts?.intermediateSize ?? 0)
   const layers = model.numHiddenLayers
   return rank * (layers * attention + (layers - moe) * mlp(model.intermediateSize) + moe * routed)
 }

@@ -52,6 +52,16 @@ export function checkParallelism(model: Architecture, seqLen: number, cuts: Para
       `plan: pipeline parallelism ${pipeline} with ${virtualStages} pieces a stage needs as many layers, got ${layers}; at most ${layers} work`,
     )
   }
+  if (cuts.sequence && tensor === 1) {
+    throw new ConfigError(
+      'plan: sequence cuts along the sequence what tensor parallelism leaves whole, of which there is none: set tensor to 2 or more, or leave sequence out',
+    )
+  }
+  if (virtualStages > 1 && pipeline === 1) {
+    throw new ConfigError(
+      `plan: virtualStages cuts the stages of a pipeline, of which there is one: set pipeline to 2 or more, or leave it out`,
+    )
+  }
   if (seqLen % context !== 0)
     refuse('context parallelism', context, `divide the sequence of ${seqLen}`, divisors(seqLen))
   if (expert === 1) return

@@ -1,10 +1,11 @@
 // The answer of what-if.ts as lines of a terminal: the model, its compute, the verdict, the time, and the memory of one
 // device as a stacked bar.
-import { formatBytes, formatCount, formatDuration, formatPercent, threeDigits } from '../display/format.ts'
-import { type Color, pad, paint, visibleWidth } from '../display/text.ts'
+import { formatBytes, formatCount, formatDuration, formatFlops, formatPercent, threeDigits } from '../display/format.ts'
+import { pad, paint } from '../display/text.ts'
 import type { DeviceSpec } from './devices.ts'
-import { type DeviceMemory, MEMORY_PARTS } from './memory.ts'
-import type { Answer } from './what-if.ts'
+import { memoryPicture } from './memory-picture.ts'
+import { PRECISIONS } from './precision.ts'
+import type { Answer, TrainingTime } from './what-if.ts'
 
 export interface ReportOptions {
   readonly device: DeviceSpec
@@ -56,12 +57,14 @@ function modelLines({ model, parameters }: Answer): string[] {
 }
 
 function computeLines({ tokens, flops, verdict, parameters }: Answer): string[] {
+  const amount = `${formatModelCount(tokens)} tokens: ${formatFlopsTotal(flops.exact)} FLOPs of products`
+  if (verdict === undefined) return labelled('compute', `${amount}, none for gradients of the frozen weights`)
   const { optimalTokens, sameCompute } = verdict
-  const optima = Object.entries(optimalTokens).map(([name, count]) => `${name} ${formatModelCount(count)}`)
+  const optima = Object.entries(optimalTokens).map(([name, count]) => `${formatModelCount(count)} (${name})`)
   return [
     ...labelled(
       'compute',
-      `${formatModelCount(tokens)} tokens: ${formatFlopsTotal(flops.exact)} FLOPs of products (6 N D: ${formatFlopsTotal(flops['6ND'])}, PaLM's 6 N D + T^2: ${formatFlopsTotal(flops.palm)})`,
+      `${amount} (6 N D: ${formatFlopsTotal(flops['6ND']!)}, PaLM's 6 N D + T^2: ${formatFlopsTotal(flops.palm!)})`,
     ),
     ...labelled(
       'verdict',
@@ -72,42 +75,34 @@ function computeLines({ tokens, flops, verdict, parameters }: Answer): string[] 
   ]
 }
 
-function timeLines({ time }: Answer, device: DeviceSpec): string[] {
-  const { devices, mfu, hfu, seconds, tokensPerSecond, deviceHours, secondsPerStep } = time
-  const again = hfu === mfu ? '' : `, ${formatPercent(hfu)} of it with recomputation (HFU)`
+function timeLines({ time, setup }: Answer, device: DeviceSpec): string[] {
+  const { devices, peak, seconds, tokensPerSecond, deviceHours, secondsPerStep } = time
+  const wanted = PRECISIONS[setup.precision].format
+  const instead = peak.format === wanted ? '' : ` in ${peak.format} (no units for ${wanted})`
   return labelled(
     'time',
-    `${formatDuration(seconds)} on ${devices === 1 ? '' : `${formatCount(devices)} `}${device.name} at ${formatPercent(mfu)} of ${formatCount(time.peakFlops)} FLOP/s each (assumed MFU)${again}`,
+    `${formatDuration(seconds)} on ${devices === 1 ? '' : `${formatCount(devices)} `}${device.name}: ${utilization(time)} of ${formatFlops(peak.flops)}${instead}${devices === 1 ? '' : ' each'}`,
     `${formatCount(tokensPerSecond)} tokens/s, ${formatDuration(secondsPerStep)} a step, ${formatCount(deviceHours)} device-hours`,
   )
 }
 
-const PART_COLORS: Record<(typeof MEMORY_PARTS)[number], Color> = {
-  weights: 'blue',
-  masters: 'cyan',
-  gradients: 'yellow',
-  optimizer: 'magenta',
-  activations: 'green',
-  logits: 'red',
-  gathered: 'gray',
-}
-
-/** One letter or shade a part, so that the bar says something without colours. */
-const PART_SHADES: Record<(typeof MEMORY_PARTS)[number], string> = {
-  weights: '\u2588',
-  masters: '\u2593',
-  gradients: '\u2592',
-  optimizer: '\u2591',
-  activations: '#',
-  logits: '=',
-  gathered: '+',
+/** What part of the peak is used, and how that is known. */
+function utilization({ mfu, hfu, basis, bubble }: TrainingTime): string {
+  const again = hfu === mfu ? '' : `, ${formatPercent(hfu)} with what is computed again (HFU)`
+  const wait = bubble === 0 ? '' : `, ${formatPercent(bubble)} of it waiting in the pipeline`
+  const how = {
+    given: 'as given',
+    measured: 'by measured rates, op by op',
+    assumed: `assumed${wait}`,
+  }[basis]
+  return `${formatPercent(mfu)} (MFU, ${how}${again})`
 }
 
 function memoryLines(result: Answer, { device, columns, color }: ReportOptions): string[] {
   const { memory, limitBytes, fits, fix, own } = result
   const verdict = fits
     ? paint('fits', 'green', color)
-    : paint(`does not fit: ${formatBytes(memory.total - limitBytes)} too many`, 'red', color)
+    : paint(`does not fit: ${formatBytes(memory.total - limitBytes)} too much`, 'red', color)
   const lines = labelled(
     'memory',
     `${formatBytes(memory.total)} on the fullest device, ${formatBytes(limitBytes)} of ${device.name} can be used: ${verdict}`,
@@ -125,6 +120,9 @@ function memoryLines(result: Answer, { device, columns, color }: ReportOptions):
     lines.push(...labelled('', advice))
   }
   if (result.statesByZeroStage.length > 0) lines.push(...labelled('ZeRO', zeroLine(result.statesByZeroStage)))
+  else if (result.setup.parallelism.zeroStage > 0) {
+    lines.push(...labelled('ZeRO', 'cuts nothing: there is one copy of the model, and it cuts over copies'))
+  }
   if (own !== undefined) {
     lines.push(
       ...labelled(
@@ -143,46 +141,4 @@ function zeroLine(stages: readonly number[]): string {
       `${stage}: ${formatBytes(bytes)}${stage === 0 ? '' : ` (${threeDigits(stages[0]! / bytes)}x less)`}`,
   )
   return `weights, gradients and states by stage: ${shown.join(', ')}`
-}
-
-/** A stacked bar as wide as the device's memory, or as what is needed where that is more, and its key. */
-export function memoryPicture(memory: DeviceMemory, limitBytes: number, width: number, color: boolean): string[] {
-  const full = Math.max(memory.total, limitBytes)
-  const inner = Math.max(10, width - 2)
-  const limitColumn = Math.round((limitBytes / full) * inner)
-  const shownParts = MEMORY_PARTS.filter((part) => memory[part] > 0)
-  let bar = ''
-  let drawn = 0
-  let sum = 0
-  for (const part of shownParts) {
-    sum += memory[part]
-    const end = Math.round((sum / full) * inner)
-    bar += paint(PART_SHADES[part].repeat(end - drawn), PART_COLORS[part], color)
-    drawn = end
-  }
-  bar += ' '.repeat(inner - drawn)
-  const isOver = memory.total > limitBytes
-  const mark = isOver ? [`${' '.repeat(limitColumn + 1)}^ ${formatBytes(limitBytes)}`] : []
-  const key = shownParts.map(
-    (part) => `${paint(PART_SHADES[part], PART_COLORS[part], color)} ${part} ${formatBytes(memory[part])}`,
-  )
-  return [`[${bar}]`, ...mark, ...wrapItems(key, width)]
-}
-
-/** Items two blanks apart, in as many lines as they need. */
-function wrapItems(items: readonly string[], width: number): string[] {
-  const lines: string[] = []
-  let line = ''
-  let used = 0
-  for (const item of items) {
-    const length = visibleWidth(item)
-    if (line !== '' && used + 2 + length > width) {
-      lines.push(line)
-      line = ''
-      used = 0
-    }
-    line += (line === '' ? '' : '  ') + item
-    used += (used === 0 ? 0 : 2) + length
-  }
-  return line === '' ? lines : [...lines, line]
 }

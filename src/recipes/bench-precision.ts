@@ -7,6 +7,7 @@ import { TokenDataset } from '../data/dataset.ts'
 import { exponentBars, exponentRuler } from '../display/exponents.ts'
 import { table } from '../display/text.ts'
 import { type NumberRange, numberRanges } from '../train/number-ranges.ts'
+import { precisionTable } from '../train/precision-table.ts'
 import { Pretraining } from '../train/pretrain.ts'
 import { modelConfig, modelFromDepth, type RunSettings } from '../train/settings.ts'
 import { deviceFields, openChosenDevice } from './device-fields.ts'
@@ -20,7 +21,7 @@ export default defineRecipe({
   name: 'bench precision',
   summary: 'show how large the numbers of a training step are, and what f16 and fp8 would lose of them',
   description:
-    'Trains a model for some steps, then runs one micro-batch call by call and counts the powers of two of everything it makes: activations, gradients, weights. A line is a tensor of all layers together: a histogram over the exponent, and the shares of its non-zero numbers that become 0 (under) or do not fit (over) in f16 as they are, and in the two fp8 formats with a scale for each tensor.',
+    'Trains a model for some steps, then runs one micro-batch call by call and counts the powers of two of everything it makes: activations, gradients, weights. The first table says which type everything has on this device. In the others a line is a tensor of all layers together: a histogram over the exponent, and the shares of its non-zero numbers that become 0 (under) or do not fit (over) in f16 as they are, and in the two fp8 formats with a scale for each tensor.',
   examples: [
     { command: 'bench precision --data data/books --steps 50', does: 'after fifty steps on the CPU' },
     { command: 'bench precision --data data/books --depth 12 --device cuda', does: 'a larger model on a GPU' },
@@ -71,6 +72,8 @@ export default defineRecipe({
     }
     const after = loss === undefined ? 'at initialisation' : `after ${steps} steps, loss ${loss.toFixed(4)}`
     context.log(`${family} of ${depth} layers in ${device.floatDtype}, ${after}; shares of non-zero numbers`)
+    context.log('')
+    for (const line of table(precisionTable(training.step.model, device), { hasHeading: true })) context.log(line)
     const isGradient = ({ name }: NumberRange): boolean => name.startsWith('gradient')
     const isWeight = ({ name }: NumberRange): boolean => name.startsWith('weights')
     const groups = {

@@ -1,6 +1,6 @@
 // trainyard card: the model card of a run, as Markdown and as JSON.
 import { existsSync, writeFileSync } from 'node:fs'
-import { basename, join, resolve } from 'node:path'
+import { basename, isAbsolute, join, relative, resolve } from 'node:path'
 import { z } from 'zod'
 import { readJsonObject } from '../checkpoint/files.ts'
 import { readHfConfig } from '../checkpoint/hf-config.ts'
@@ -21,9 +21,8 @@ import {
   modelCard,
   trainingSeconds,
 } from '../plan/card.ts'
-import { costOf } from '../plan/cost/cost.ts'
+import { footprintAt } from '../plan/cost/cost.ts'
 import { readPrices } from '../plan/cost/prices.ts'
-import { type DeviceSpec, measuredDevice } from '../plan/devices.ts'
 import { architectureOf } from '../plan/hf-architecture.ts'
 import { readMetrics } from '../train/run-dir.ts'
 
@@ -36,6 +35,7 @@ const config = z.object({
     z
       .string()
       .regex(/^\d{4}(-\d{2}(-\d{2})?)?$/, 'a date such as 2024-05-01')
+      .refine((date) => !Number.isNaN(Date.parse(date)), 'a date such as 2024-05-01')
       .optional(),
     {
       describe: 'date of the newest document; default: looked up in the JSONL sources that are still there',
@@ -91,6 +91,7 @@ export default defineRecipe({
     const metrics = readMetrics(folder)
     const actual = optional('actual.json')
     const data = dataOf(runConfig.data, context)
+    const knowledgeCutoff = await cutoffOf(options, data, context)
     const input: CardInput = {
       name: basename(folder),
       model: architectureOf(readHfConfig(findModelFolder(folder).folder), basename(folder)),
@@ -98,8 +99,8 @@ export default defineRecipe({
       plan: optional('plan.json'),
       actual,
       metrics,
-      data,
-      knowledgeCutoff: await cutoffOf(options, data, context),
+      data: data === undefined ? undefined : { ...data, sources: data.sources.map((source) => shown(source, context)) },
+      knowledgeCutoff,
       license: options.license,
       intendedUse: options.intendedUse,
       limitations: options.limitations,
@@ -122,6 +123,12 @@ function dataOf(name: unknown, context: RunContext): CardData | undefined {
   return { sources, totalTokens, totalDocuments, contentHash, tokenizerHash: tokenizer.hash }
 }
 
+/** A card is made to be published: of a source outside of the working folder only its own name. */
+function shown(source: CardData['sources'][number], { cwd }: RunContext): CardData['sources'][number] {
+  const path = relative(cwd, resolve(cwd, source.name))
+  return { ...source, name: path.startsWith('..') || isAbsolute(path) ? basename(path) : path }
+}
+
 async function cutoffOf(
   options: Config,
   data: CardData | undefined,
@@ -135,13 +142,6 @@ async function cutoffOf(
   const without = found.undated === 0 ? '' : `, ${found.undated} have none`
   return { date: found.date, from: `newest ${dateField} of ${found.dated} documents${without}` }
 }
-
-/** A machine whose price and design power are nobody's: its power is measured, or given. */
-const THIS_MACHINE: DeviceSpec = measuredDevice('this machine', {
-  measuredFlops: 1,
-  memoryBytes: 1,
-  memoryBandwidth: 1,
-})
 
 function footprintOf(
   options: Config,
@@ -166,18 +166,6 @@ function footprintOf(
     kilowattHours = (joules * share) / 3.6e6
     from = `measured (${Array.isArray(energySources) ? energySources.join(', ') : 'unnamed'})${share > 1.05 ? ', for all sessions after the last' : ''}`
   } else return undefined
-  const { siteKwh, carbon } = costOf({
-    device: THIS_MACHINE,
-    deviceHours: seconds / 3600,
-    prices,
-    site,
-    measuredKwh: kilowattHours,
-  })
-  return {
-    kilowattHours,
-    siteKilowattHours: siteKwh,
-    carbonKg: carbon.total,
-    site: site.name,
-    from,
-  }
+  const { siteKwh, dynamicKg, siteKg } = footprintAt(site, kilowattHours)
+  return { kilowattHours, siteKilowattHours: siteKwh, carbonKg: dynamicKg + siteKg, site: site.name, from }
 }

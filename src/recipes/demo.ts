@@ -29,7 +29,7 @@ import { type Evaluation, Pretraining } from '../train/pretrain.ts'
 import { RunDir } from '../train/run-dir.ts'
 import { runSession, speedSentence } from '../train/session.ts'
 import { modelConfig, modelFromDepth, type RunSettings } from '../train/settings.ts'
-import { measuredPeakOf } from './device-fields.ts'
+import { measuredPeakOf, measuredSpeedOf } from './device-fields.ts'
 import { writeTokenizer } from './text-fields.ts'
 
 const VOCAB_SIZE = 4096
@@ -103,7 +103,7 @@ export default defineRecipe({
     }
     peak.measureAgain()
     if (training.stepsDone < maxSteps) {
-      const plan = describePlan(training, maxSteps, peak.flops)
+      const plan = describePlan(training, maxSteps, measuredSpeedOf(device, peak))
       for (const line of plan.lines) context.log(line)
       await run.writePlan(plan.json)
     }

@@ -6,7 +6,9 @@ import { field } from '../config/field.ts'
 import { ConfigError } from '../core/errors.ts'
 import { openDevice } from '../open.ts'
 import { MeasuredPeak } from '../train/measured-peak.ts'
+import type { MeasuredSpeed } from '../train/plan-report.ts'
 import type { Numerics } from '../train/pretrain.ts'
+import { measureDeviceRates, PROCESSOR_PROBES, shortestSeconds } from '../train/step-time.ts'
 
 const whole = z.number().int().min(1)
 
@@ -88,6 +90,12 @@ export function numericsOf(device: CpuDevice | CudaDevice): Numerics {
   }
   const { precision, fp8, fingerprint } = device
   return { device: 'cuda', precision, ...(fp8 && { fp8Scaling: fp8.scaling }), fingerprint }
+}
+
+/** What a plan's estimate of time goes by. */
+export function measuredSpeedOf(device: CpuDevice | CudaDevice, { flops: peakFlops }: MeasuredPeak): MeasuredSpeed {
+  if (!('isa' in device)) return { peakFlops }
+  return { peakFlops, rates: measureDeviceRates(device, PROCESSOR_PROBES, shortestSeconds) }
 }
 
 /** The speed that percentages refer to, measured here and now. */

@@ -99,7 +99,7 @@ async function examineCard(
       {
         name: 'card',
         state: 'ok',
-        text: `${card.name}: compute capability ${card.computeCapability / 10}, ${card.multiprocessors} multiprocessors, ${formatBytes(freeBytes)} of ${formatBytes(totalBytes)} free`,
+        text: `${card.name}: compute capability ${(card.computeCapability / 10).toFixed(1)}, ${card.multiprocessors} multiprocessors, ${formatBytes(freeBytes)} of ${formatBytes(totalBytes)} free`,
       },
       { name: 'versions', state: 'ok', text: libraryVersions },
     ]

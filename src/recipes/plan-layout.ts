@@ -3,6 +3,7 @@
 import { existsSync, writeFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { z } from 'zod'
+import { findModelFolder } from '../checkpoint/model-folder.ts'
 import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
 import { ConfigError } from '../core/errors.ts'
@@ -10,9 +11,9 @@ import { formatCount, formatDuration } from '../display/format.ts'
 import { type Architecture, countParameters } from '../plan/architecture.ts'
 import { costLines, costOf } from '../plan/cost/cost.ts'
 import { readPrices } from '../plan/cost/prices.ts'
-import { readArchitecture } from '../plan/hf-architecture.ts'
+import { architectureOf, readArchitecture } from '../plan/hf-architecture.ts'
 import { explain } from '../plan/layout/explain.ts'
-import { bestGoodput, clusterMtbf } from '../plan/layout/goodput.ts'
+import { bestGoodput, clusterMtbf, type Goodput } from '../plan/layout/goodput.ts'
 import type { Layout } from '../plan/layout/layout.ts'
 import {
   alternativeLines,
@@ -24,20 +25,28 @@ import {
 } from '../plan/layout/layout-report.ts'
 import { cluster } from '../plan/layout/machine.ts'
 import { searchLayouts } from '../plan/layout/search.ts'
-import { MODERN, type Software } from '../plan/layout/software.ts'
+import { modernSoftware } from '../plan/layout/software.ts'
 import { estimateStep } from '../plan/layout/step.ts'
 import { timelineSvg } from '../plan/layout/timeline-svg.ts'
 import { OPTIMIZERS, PRECISIONS } from '../plan/precision.ts'
 import { demandPreset, findPreset } from '../plan/presets.ts'
 import { TOKENS_PER_PARAMETER } from '../plan/verdict.ts'
+import { modelConfig, modelFromDepth } from '../train/settings.ts'
 
 const whole = z.number().int().min(1)
 const names = <T extends string>(table: Readonly<Record<T, unknown>>) => Object.keys(table) as [T, ...T[]]
 const pinned = (describe: string) => field(whole.optional(), { describe: `${describe}; default: searched` })
 const YEAR_HOURS = 8760
+/** Of models by depth. */
+const OWN_VOCAB_SIZE = 32768
+/** A run of which less becomes progress is none. */
+const LEAST_GOODPUT = 0.001
 
 const config = z.object({
-  model: field(z.string().min(1), { describe: 'published model, or folder with a config.json', example: 'llama-3-8b' }),
+  model: field(z.string().min(1), {
+    describe: 'published model, folder with a config.json, or depth-N',
+    example: 'llama-3-8b',
+  }),
   device: field(z.string().min(1).default('H100 SXM'), { describe: 'kind of device' }),
   devices: field(whole.default(64), { describe: 'how many' }),
   devicesPerNode: field(whole.optional(), { describe: "in a node; default the usual server's" }),
@@ -141,20 +150,15 @@ export default defineRecipe({
         `plan layout: batchTokens must be a multiple of seqLen ${seqLen}, got ${options.batchTokens}: try ${Math.max(1, Math.round(options.batchTokens / seqLen)) * seqLen}`,
       )
     }
-    const software: Software = {
-      ...MODERN,
-      overlapsTensor: options.overlapTensor ? 'all' : 'none',
-      linearPrecision: PRECISIONS[options.precision].format === 'fp8' ? 'fp8' : 'bf16',
-    }
+    const mtbfSeconds = clusterMtbf(options.mtbfYears * YEAR_HOURS * 3600, options.devices)
+    const goodput = goodputOf(options, mtbfSeconds)
+    const software = modernSoftware(on.device, options.precision, options.overlapTensor)
     const formats = { precision: options.precision, optimizer: options.optimizer }
     const ground = { model, on, software, formats }
     const batchSize = options.batchTokens / seqLen
     const found = searchLayouts({ ...ground, batchSize, seqLen, pins: pinsOf(options), count: options.runnersUp + 1 })
     const best = found.best[0]!
     const alternatives = explain(best, ground)
-    const mtbfSeconds = clusterMtbf(options.mtbfYears * YEAR_HOURS * 3600, options.devices)
-    const { checkpointSeconds, restartSeconds } = options
-    const goodput = bestGoodput({ mtbfSeconds, checkpointSeconds, restartSeconds })
     const seconds = tokens / best.estimate.tokensPerSecond / goodput.share
     const prices = readPrices(options.prices === undefined ? undefined : resolve(context.cwd, options.prices))
     const site = prices.site(options.site)
@@ -167,7 +171,7 @@ export default defineRecipe({
         estimate,
         bytes,
       }))
-      const run = { tokens, seconds, goodput, cost, utilization: utilization(model, best, on) }
+      const run = { tokens, seconds, goodput, cost, utilization: utilization(best, ground) }
       context.log(
         JSON.stringify(
           { model, possible: found.possible, fitting: found.fitting, best: plain, alternatives, run },
@@ -178,7 +182,7 @@ export default defineRecipe({
       return
     }
     const lines = [
-      ...winnerLines(model, on, found, context.columns, context.hasColor),
+      ...winnerLines(found, ground, context.columns, context.hasColor),
       ...alternativeLines(alternatives),
       ...runnerUpLines(found),
       '',
@@ -191,15 +195,40 @@ export default defineRecipe({
   },
 })
 
+/** @throws ConfigError where failures leave nothing of the run */
+function goodputOf({ checkpointSeconds, restartSeconds }: Config, mtbfSeconds: number): Goodput {
+  const goodput = bestGoodput({ mtbfSeconds, checkpointSeconds, restartSeconds })
+  if (goodput.share >= LEAST_GOODPUT) return goodput
+  throw new ConfigError(
+    `plan layout: with a failure every ${formatDuration(mtbfSeconds)} on these devices and ${formatDuration(restartSeconds)} to start again, nothing becomes progress: take fewer devices, more --mtbf-years or fewer --restart-seconds`,
+  )
+}
+
+interface Subject {
+  readonly architecture: Architecture
+  readonly seqLen?: number | undefined
+  readonly tokens?: number | undefined
+}
+
 function subjectOf(options: Config, cwd: string): { model: Architecture; seqLen: number; tokens: number } {
-  const preset = findPreset(options.model)
-  const path = resolve(cwd, options.model)
-  const { architecture: model, ...facts } =
-    preset ?? (existsSync(path) ? { architecture: readArchitecture(path) } : demandPreset(options.model))
-  const known = facts as { seqLen?: number; tokens?: number }
+  const { architecture: model, ...known } = findSubject(options, cwd)
   const seqLen = options.seqLen ?? known.seqLen ?? Math.min(2048, model.maxPositionEmbeddings)
   const tokens = options.tokens ?? known.tokens ?? TOKENS_PER_PARAMETER * countParameters(model).active
   return { model, seqLen, tokens }
+}
+
+/** A published model, pretrain's own by its depth, or what a folder describes. */
+function findSubject({ model: name, seqLen = 2048 }: Config, cwd: string): Subject {
+  const depth = /^depth[- ]?(\d+)$/.exec(name)
+  if (depth !== null) {
+    const config = modelConfig(modelFromDepth(Number(depth[1]), seqLen), { vocabSize: OWN_VOCAB_SIZE })
+    return { architecture: architectureOf(config, `depth ${depth[1]}`), seqLen }
+  }
+  const preset = findPreset(name)
+  if (preset !== undefined) return preset
+  const path = resolve(cwd, name)
+  if (!existsSync(path)) return demandPreset(name)
+  return { architecture: readArchitecture(path.endsWith('.json') ? path : findModelFolder(path).folder) }
 }
 
 function pinsOf(options: Config): Partial<Layout> {
@@ -217,7 +246,7 @@ function pinsOf(options: Config): Partial<Layout> {
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as Partial<Layout>
 }
 
-/** @throws ConfigError where there is no pipeline to show */
+/** @throws ConfigError where there is no pipeline to show, or no place to write to */
 function writePicture(layout: Layout, { model, on, software }: Parameters<typeof explain>[1], path: string): void {
   const { timeline } = estimateStep(model, layout, on, software)
   if (timeline === undefined) {
@@ -225,6 +254,12 @@ function writePicture(layout: Layout, { model, on, software }: Parameters<typeof
       'plan layout: the best layout has no pipeline, so there is no timeline to draw: leave out --svg, or pin --pipeline 4',
     )
   }
-  const title = `${model.name} on ${on.devices} x ${on.device.name}: ${describeLayout(layout)}`
-  writeFileSync(path, timelineSvg(timeline, { title, chunks: layout.chunks }))
+  const title = `${model.name} on ${on.devices.toLocaleString('en-US')} x ${on.device.name}: ${describeLayout(layout)}`
+  try {
+    writeFileSync(path, timelineSvg(timeline, { title, chunks: layout.chunks }))
+  } catch (error) {
+    throw new ConfigError(`plan layout: the picture ${path} cannot be written: ${(error as Error).message}`, {
+      cause: error,
+    })
+  }
 }

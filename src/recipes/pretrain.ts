@@ -20,7 +20,7 @@ import { RunDir } from '../train/run-dir.ts'
 import { runSession, speedSentence } from '../train/session.ts'
 import { type ModelSettings, modelConfig, modelFromDepth, type RunSettings } from '../train/settings.ts'
 import { describeLastStep } from '../train/spike.ts'
-import { deviceFields, measuredPeakOf, numericsOf, openChosenDevice } from './device-fields.ts'
+import { deviceFields, measuredPeakOf, measuredSpeedOf, numericsOf, openChosenDevice } from './device-fields.ts'
 
 const whole = z.number().int().min(1)
 /** As in checkpoints: objects are made for every layer before the run is planned. */
@@ -231,7 +231,7 @@ export default defineRecipe({
       context.log(`going on from step ${training.stepsDone}`)
     }
     const peak = measuredPeakOf(device)
-    const plan = describePlan(training, settings.schedule.maxSteps, peak.flops)
+    const plan = describePlan(training, settings.schedule.maxSteps, measuredSpeedOf(device, peak))
     const { parameterCount } = training.plan
     const outlook = runOutlook({
       config: hfConfig,

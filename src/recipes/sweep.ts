@@ -11,7 +11,7 @@ import { ConfigError } from '../core/errors.ts'
 import { TokenDataset } from '../data/dataset.ts'
 import { formatCount, formatDuration } from '../display/format.ts'
 import { analyseSweep, type SweepReport } from '../plan/sweep/analysis.ts'
-import { RunPool } from '../plan/sweep/execute.ts'
+import { RunPool, readCurve } from '../plan/sweep/execute.ts'
 import { planGrid, type SweepBudget, type SweepGrid } from '../plan/sweep/grid.ts'
 import { measureRate } from '../plan/sweep/rate.ts'
 import {
@@ -26,7 +26,7 @@ import type { SweepSetting } from '../plan/sweep/run-spec.ts'
 import { pointsOf, runSweep, type SweepResults } from '../plan/sweep/sweep.ts'
 import { prepareSweepText } from '../plan/sweep/text.ts'
 import { differingKeys } from '../train/run-dir.ts'
-import { deviceFields, numericsOf, openChosenDevice } from './device-fields.ts'
+import { deviceFields, numericsOf, openChosenDevice, refuseForeignOptions } from './device-fields.ts'
 
 const config = z.object({
   out: field(z.string().min(1), { describe: 'folder of the sweep', example: 'runs/sweep' }),
@@ -63,6 +63,8 @@ const config = z.object({
 
 type Config = z.output<typeof config>
 
+/** Options that may differ when a sweep goes on: they change none of its runs. */
+const HARMLESS = ['out', 'json', 'check', 'factor', 'jobs']
 /** Processor time that the start and end of a run take. */
 const START_SECONDS = 1.2
 /** A first guess, only to choose a shape to measure with. */
@@ -83,6 +85,7 @@ export default defineRecipe({
   ],
   config,
   async run(options, context) {
+    refuseForeignOptions(options)
     const folder = resolve(context.cwd, options.out)
     const { data, train, validation } = await openText(options, folder, context)
     const setting: SweepSetting = {
@@ -92,21 +95,21 @@ export default defineRecipe({
     }
     const isCpu = options.device === 'cpu'
     const jobs = options.jobs ?? (isCpu ? Math.max(1, Math.floor(availableParallelism() / (options.threads ?? 1))) : 1)
-    const budget = await settleBudget(options, folder, train, validation, setting, jobs)
+    const budget = await settleBudget(options, folder, train, validation, setting, jobs, context.env)
     const grid = planGrid(budget, setting)
     if (!options.json) describePlan(grid, budget, jobs, context)
     const progress = { stage: '', isOver: false }
-    const pool = new RunPool(context, {
-      data,
-      folder: join(folder, 'runs'),
-      jobs,
-      deviceWords: deviceWords(options),
-      setting,
-      onChange: () => live?.update(),
+    const common = { data, folder: join(folder, 'runs'), setting, onChange: () => live?.update() }
+    const pool = new RunPool(context, { ...common, jobs, deviceWords: deviceWords(options, options.threads ?? 1) })
+    // The one large run has all threads.
+    const largePool = new RunPool(context, {
+      ...common,
+      jobs: 1,
+      deviceWords: deviceWords(options, availableParallelism()),
     })
     const started = performance.now()
     const line = (): string =>
-      `${progress.stage}: ${pool.finished} of ${pool.specs.size} runs done, at work: ${pool.running.join(', ')}, ${formatDuration((performance.now() - started) / 1000)}`
+      `${progress.stage}: ${pool.finished} of ${pool.specs.size} runs done, at work: ${[...pool.running, ...largePool.running].join(', ')}, ${formatDuration((performance.now() - started) / 1000)}`
     // Standard output is the result alone when it is JSON.
     const live = options.json ? undefined : context.live({ frame: () => [line()], line })
     using _ = context.interruptNotice('stopping when the runs have written their checkpoints')
@@ -119,11 +122,12 @@ export default defineRecipe({
       })
       if (results !== undefined) {
         progress.stage = 'fit'
-        const analysis = { factor: options.factor, turn: () => context.turn() }
+        const curves = results.grid.map(({ spec }) => readCurve(common.folder, spec, setting))
+        const analysis = { factor: options.factor, curves, turn: () => context.turn() }
         report = await analyseSweep(results, grid, budget, setting, analysis)
         if (options.check) {
           progress.stage = 'check'
-          check = await checkTarget(pool, report, results)
+          check = await checkTarget(largePool, report, results)
         }
       }
     } finally {
@@ -166,10 +170,11 @@ async function settleBudget(
   validation: TokenDataset,
   setting: SweepSetting,
   jobs: number,
+  env: RunContext['env'],
 ): Promise<SweepBudget> {
   const path = join(folder, 'sweep.json')
-  const { out: _, json: __, check: ___, factor: ____, jobs: _____, ...decisive } = options
-  const asked = JSON.parse(JSON.stringify(decisive)) as Record<string, unknown>
+  const decisive = Object.entries(options).filter(([key, value]) => !HARMLESS.includes(key) && value !== undefined)
+  const asked = Object.fromEntries(decisive) as Record<string, unknown>
   if (existsSync(path)) {
     const saved = readJsonObject(path) as unknown as { options: Record<string, unknown>; budget: SweepBudget }
     const [differing] = differingKeys(saved.options, asked)
@@ -189,7 +194,7 @@ async function settleBudget(
     const workers = isCpu ? jobs * (options.threads ?? 1) : 1
     const guessed = { flops: GUESSED_RATE * seconds * workers, startFlops: 0, ...tokens }
     const { shape } = planGrid(guessed, setting).sizes[1]!
-    const device = await openChosenDevice({ ...options, threads: options.threads ?? 1 })
+    const device = await openChosenDevice(isCpu ? { ...options, threads: options.threads ?? 1 } : options, env)
     const rate = await measureRate(device, train, shape, setting, numericsOf(device))
     budget = { flops: rate * seconds * workers, startFlops: rate * START_SECONDS, ...tokens }
   }
@@ -198,11 +203,13 @@ async function settleBudget(
   return budget
 }
 
-function deviceWords(options: Config): string[] {
-  const { device, precision, attention, deterministic, threads, matmulPrecision } = options
-  if (device === 'cpu') return ['--threads', String(threads ?? 1), '--matmul-precision', matmulPrecision]
+/** @param threads  on a CPU */
+function deviceWords(options: Config, threads: number): string[] {
+  const { device, precision, fp8Scaling, attention, deterministic, matmulPrecision } = options
+  if (device === 'cpu') return ['--threads', String(threads), '--matmul-precision', matmulPrecision]
   const determinism = deterministic ? '--deterministic' : '--no-deterministic'
-  return ['--device', device, '--precision', precision, '--attention', attention, determinism]
+  const numbers = ['--precision', precision, '--fp8-scaling', fp8Scaling, '--attention', attention]
+  return ['--device', device, ...numbers, determinism]
 }
 
 function describePlan(grid: SweepGrid, budget: SweepBudget, jobs: number, context: RunContext): void {

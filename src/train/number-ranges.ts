@@ -10,6 +10,7 @@ import { Parameter } from '../core/parameter.ts'
 import { Tape } from '../core/tape.ts'
 import type { Tensor } from '../core/tensor.ts'
 import { DropoutStreams } from '../models/decoder.ts'
+import { shortName } from './precision-table.ts'
 import type { Pretraining } from './pretrain.ts'
 import { BatchTensors, microStep } from './step.ts'
 
@@ -167,14 +168,6 @@ function labelOf({ op, inputs }: TapeEntry): string {
   // Of an MLP in one op the last weight made the result.
   const matrix = parameters.filter(({ shape }) => shape.length > 1).at(-1) ?? parameters[0]
   return matrix === undefined ? op.id : shortName(matrix)
-}
-
-function shortName(parameter: Parameter): string {
-  const names = parameter
-    .partNames()
-    .map((name) => name.replace(/^.*\.(?:layers|h)\.\d+\./, '').replace(/\.weight$/, ''))
-  const shared = names[0]!.slice(0, names[0]!.lastIndexOf('.') + 1)
-  return shared + names.map((name) => name.slice(shared.length)).join('|')
 }
 
 function asNumbers(values: HostArray, dtype: Dtype): ArrayLike<number> {

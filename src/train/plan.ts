@@ -1,6 +1,7 @@
 // The dry run: the real model and micro-batch on the meta device. Gives the memory plan that the device then follows,
 // exact FLOPs and bytes, and the memory of parameters, gradients and optimizer states.
 import type { MemoryPlan } from '../core/allocator.ts'
+import { gradientStorages, type ParameterArena } from '../core/arena.ts'
 import { type DryRunDevice, MemoryTrace } from '../core/memory-trace.ts'
 import { Tape, type TapeOptions } from '../core/tape.ts'
 import type { DecoderModel } from '../models/decoder.ts'
@@ -38,18 +39,30 @@ export interface StepPlan {
   /** The masters alone. */
   readonly masterBytes: number
   readonly gradientBytes: number
+  /** The part of gradientBytes that lies in the memory of the micro-batch. */
+  readonly sharedGradientBytes: number
   readonly optimizerBytes: number
   /** Inputs, tables such as RoPE's, and what an update needs for a while. */
   readonly otherBytes: number
+  /** FLOPs of products of one update (Muon's), which are not among those of the micro-batch. */
+  readonly updateFlops: number
 }
 
-/** Traces `program`, which must make its tensors inside the tape it is given. */
+/**
+ * Traces `program`, which must make its tensors inside the tape it is given.
+ * @param keeps  arenas whose gradients it makes in its own memory, for the update after it
+ */
 export function planProgram(
   meta: DryRunDevice,
   options: Pick<TapeOptions, 'recompute' | 'record'>,
   program: (tape: Tape) => void,
+  keeps: readonly ParameterArena[] = [],
 ): ProgramPlan {
   const trace = new MemoryTrace()
+  for (const arena of keeps) {
+    const storages = gradientStorages(arena).map(({ storage }) => storage)
+    trace.keep(storages, storages[0]!.bytes)
+  }
   const ops: OpWork[] = []
   meta.trace = trace
   try {
@@ -84,7 +97,8 @@ export function planStep(
   const before = meta.allocatedBytes
   const arenas = materialize(model, meta)
   const fp8 = Fp8Training.of(model, meta)
-  const optimizer = new Optimizer(arenas, rule)
+  const optimizer = new Optimizer(arenas, rule, undefined, options.isWholeStep)
+  const shared = optimizer.sharedArenas
   const batch = new BatchTensors(meta, shape.microBatchSize, shape.seqLen)
   const { scalars } = optimizer
   // For the memory that it asks for outside the arena; the numbers mean nothing here.
@@ -93,18 +107,21 @@ export function planStep(
   const workingBytes = arenas.reduce((sum, arena) => sum + (arena.working?.storage.bytes ?? 0), 0)
   const parameterBytes = masterBytes + workingBytes + (fp8?.weightBytes ?? 0)
   const gradientBytes = arenas.reduce((sum, arena) => sum + (arena.gradients?.storage.bytes ?? 0), 0)
+  const sharedGradientBytes = shared.reduce((sum, arena) => sum + arena.gradients!.storage.bytes, 0)
   const optimizerBytes = optimizer.stateBytes
+  const heldBytes = parameterBytes + gradientBytes - sharedGradientBytes + optimizerBytes
+  const train = (tape: Tape): void => microStep(model, batch, scalars, tape, options, true)
   return {
-    train: planProgram(meta, { recompute: options.recompute }, (tape) =>
-      microStep(model, batch, scalars, tape, options, true),
-    ),
+    train: planProgram(meta, { recompute: options.recompute }, train, shared),
     evaluate: planProgram(meta, { record: false }, () => evalStep(model, batch, scalars, true)),
     parameterCount: parameterCount(model),
     parameterBytes,
     masterBytes,
     gradientBytes,
+    sharedGradientBytes,
     optimizerBytes,
-    otherBytes: meta.allocatedBytes - before - parameterBytes - gradientBytes - optimizerBytes,
+    otherBytes: meta.allocatedBytes - before - heldBytes,
+    updateFlops: rule.updateFlops?.(optimizer.arenas) ?? 0,
   }
 }
 
@@ -115,5 +132,6 @@ export function arenaBytes({ train, evaluate }: StepPlan): number {
 
 /** Bytes that training holds on the device. */
 export function totalBytes(plan: StepPlan): number {
-  return plan.parameterBytes + plan.gradientBytes + plan.optimizerBytes + plan.otherBytes + arenaBytes(plan)
+  const gradientBytes = plan.gradientBytes - plan.sharedGradientBytes
+  return plan.parameterBytes + gradientBytes + plan.optimizerBytes + plan.otherBytes + arenaBytes(plan)
 }

@@ -120,8 +120,14 @@ export class Pretraining {
     const stepOptions = { recompute, dropout, streams: new DropoutStreams(seed), hasDocuments }
     const shape = { microBatchSize, seqLen }
     const meta = await openMeta(device)
+    // Where memory is the card's own and scarce, gradients lie where activations lay, if a step has one micro-batch.
+    const isWhole = (rows: number): boolean => device.ownMemory !== undefined && rows === rowsPerStep
     const planFor = (change: FitShape): StepPlan =>
-      planStep(createModel(config), meta, change, rule, { ...stepOptions, recompute: change.recompute })
+      planStep(createModel(config), meta, change, rule, {
+        ...stepOptions,
+        recompute: change.recompute,
+        isWholeStep: isWhole(change.microBatchSize),
+      })
     const wanted = { seqLen, microBatchSize, recompute, asyncSave }
     const plan = planFor(wanted)
     // After the dry run, whose litter counts too, and before the run takes anything.
@@ -139,7 +145,7 @@ export class Pretraining {
     }
     const own = device.ownMemory?.()
     if (own !== undefined && memory.ownTotalBytes! > own.totalBytes) {
-      const states = `parameters, gradients and optimizer ${formatBytes(plan.parameterBytes + plan.gradientBytes + plan.optimizerBytes)}`
+      const states = `parameters, gradients and optimizer ${formatBytes(plan.parameterBytes + plan.gradientBytes - plan.sharedGradientBytes + plan.optimizerBytes)}`
       const takenOnCard = takenOf(own)
       const need = {
         what: 'memory of the card',
@@ -157,8 +163,9 @@ export class Pretraining {
     const model = createModel(config)
     const arenas = materialize(model, device, options.initFrom === undefined ? { seed } : {})
     if (options.initFrom !== undefined) loadHfWeights(model, options.initFrom)
-    const optimizer = new Optimizer(arenas, rule, settings.lossScaling)
-    const step = new TrainStep(model, optimizer, shape, plan, stepOptions)
+    const isWholeStep = isWhole(microBatchSize)
+    const optimizer = new Optimizer(arenas, rule, settings.lossScaling, isWholeStep)
+    const step = new TrainStep(model, optimizer, shape, plan, { ...stepOptions, isWholeStep })
     const fields = { device, settings, config, plan, memory, loader, optimizer, step }
     return new Pretraining(fields, options.tokenizerFiles, options.numerics)
   }

@@ -1,119 +1,147 @@
 // How long a training step takes, before the first: each op of the dry run at the roof that holds it (Williams et al. 2009,
 // "Roofline"), the arithmetic of its products or the bytes that it moves, at rates that are measured on this device.
-import { standaloneTensor } from '../core/allocator.ts'
+import { emptyTensor, standaloneTensor } from '../core/allocator.ts'
 import type { Device } from '../core/device.ts'
+import type { Dtype } from '../core/dtype.ts'
 import { Tape } from '../core/tape.ts'
 import type { Tensor } from '../core/tensor.ts'
 import { add } from '../ops/add.ts'
-import type { StepPlan } from './plan.ts'
+import type { OpWork, StepPlan } from './plan.ts'
 
 export interface DeviceRates {
-  /** FLOP/s of large matrix products. */
+  /** FLOP/s of matrix products. */
   readonly productFlops: number
   /** FLOP/s of attention, forward and backward: its products have a softmax between them. */
   readonly attentionFlops: number
   /** Bytes that an elementwise op reads and writes in a second. */
   readonly bandwidth: number
-  /** Seconds that an op takes that has nothing to compute. */
+  /** Seconds that an op takes besides: the host's work, or a gap between kernels. */
   readonly callSeconds: number
 }
 
 /** Seconds of a step of so many micro-batches. */
 export function stepSeconds(plan: StepPlan, microBatches: number, rates: DeviceRates): number {
-  const { attentionFlops, productFlops, bandwidth, callSeconds } = rates
-  const seconds = ({ op, flops, bytes }: { op: string; flops: number; bytes: number }): number =>
-    callSeconds + Math.max(flops / (op === 'attention' ? attentionFlops : productFlops), bytes / bandwidth)
-  const microBatch = plan.train.ops.reduce((sum, op) => sum + seconds(op), 0)
-  return microBatches * microBatch + updateBytes(plan) / bandwidth
+  const microBatch = plan.train.ops.reduce((sum, op) => sum + opSeconds(op, rates), 0)
+  return microBatches * microBatch + plan.updateFlops / rates.productFlops + updateBytes(plan) / rates.bandwidth
 }
 
-/** The norm reads gradients; the update reads them again and reads and writes weights and states. */
+function opSeconds({ op, flops, bytes }: OpWork, rates: DeviceRates): number {
+  const peak = op === 'attention' ? rates.attentionFlops : rates.productFlops
+  return rates.callSeconds + Math.max(flops / peak, bytes / rates.bandwidth)
+}
+
+/** The norm reads gradients; the update reads them again, and reads and writes weights and states. */
 function updateBytes({ gradientBytes, parameterBytes, optimizerBytes }: StepPlan): number {
-  return 2 * gradientBytes + 2 * parameterBytes + 2 * optimizerBytes
+  return 2 * (gradientBytes + parameterBytes + optimizerBytes)
 }
 
-/** Rows, columns and inner length of the product that is timed: what a step's products are like, done in a millisecond. */
-const PRODUCT = { rows: 256, columns: 512, inner: 512 } as const
-const SWIGLU = { rows: 1024, width: 512 } as const
-const ATTENTION = { heads: 4, length: 256, headDim: 64 } as const
+/** Shapes that are timed: like those of a step, and done in a millisecond or less. */
+export interface ProbeSizes {
+  readonly product: { readonly rows: number; readonly columns: number; readonly inner: number }
+  readonly swiglu: { readonly rows: number; readonly width: number }
+  /** Causal. */
+  readonly attention: {
+    readonly batch: number
+    readonly heads: number
+    readonly length: number
+    readonly headDim: number
+  }
+}
+
+export const PROCESSOR_PROBES: ProbeSizes = {
+  product: { rows: 256, columns: 512, inner: 512 },
+  swiglu: { rows: 1024, width: 512 },
+  attention: { batch: 1, heads: 4, length: 128, headDim: 64 },
+}
+
+export const CARD_PROBES: ProbeSizes = {
+  product: { rows: 8192, columns: 4096, inner: 1024 },
+  swiglu: { rows: 16384, width: 2048 },
+  attention: { batch: 8, heads: 16, length: 1024, headDim: 64 },
+}
+
 /** Ops of a tape that have nothing to compute. */
-const TINY_OPS = 64
+const TINY_OPS = 16
 
 /**
- * Times a kernel of each kind in about 0.2 seconds. Only for devices whose kernels are done when they return.
- * @param threads  that compute: their processor time counts where it is shorter than the clock's, so that other programs
- *   on the same machine do not slow the measurement down
+ * Times a kernel of each kind, in some 0.2 seconds.
+ * @param seconds  times a call, such as `shortestSeconds` for a device whose kernels are done when they return
  */
-export function measureDeviceRates(device: Device, threads: number): DeviceRates {
+export function measureDeviceRates(
+  device: Device,
+  sizes: ProbeSizes,
+  seconds: (call: () => void) => number,
+): DeviceRates {
   const { kernels } = device
   const tensors: Tensor[] = []
-  const random: MakeTensor = (...shape) => {
-    const tensor = standaloneTensor(device, shape)
+  const make = (shape: readonly number[], dtype: Dtype = device.floatDtype): Tensor => {
+    const tensor = standaloneTensor(device, shape, dtype)
     tensors.push(tensor)
+    return tensor
+  }
+  const random = (...shape: number[]): Tensor => {
+    const tensor = make(shape)
     kernels.randomNormal(tensor, { keyLow: tensors.length, keyHigh: 0 }, 0, 0, 1)
     return tensor
   }
+  const productFlops = (): number => {
+    const { rows, columns, inner } = sizes.product
+    const [a, b, out] = [random(rows, inner), random(columns, inner), make([rows, columns])]
+    return (2 * rows * columns * inner) / seconds(() => kernels.matmul(out, a, b, { transposeB: true }))
+  }
+  const bandwidth = (): number => {
+    const { rows, width } = sizes.swiglu
+    const [gateUp, out] = [random(rows, 2 * width), make([rows, width])]
+    const bytes = (gateUp.size + out.size) * device.itemBytes(device.floatDtype)
+    return bytes / seconds(() => kernels.swiglu(out, gateUp))
+  }
+  const attentionFlops = (): number => {
+    const { batch, heads, length, headDim } = sizes.attention
+    const rows = (): Tensor => random(batch, length, heads * headDim)
+    const [q, k, v, out, dq, dk, dv, dOut] = [rows(), rows(), rows(), rows(), rows(), rows(), rows(), rows()]
+    const [lse, delta] = [make([batch, heads, length], 'f32'), make([batch, heads, length], 'f32')]
+    const scale = headDim ** -0.5
+    const options = { numHeads: heads, numKeyValueHeads: heads, headDim, scale, isCausal: true, window: 0 }
+    const forward = seconds(() => kernels.attention(out, lse, q, k, v, options))
+    const backward = seconds(() => kernels.attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options))
+    const pairs = (batch * heads * length * (length + 1)) / 2
+    // Two products forward, five backward.
+    return (14 * pairs * headDim) / (forward + backward)
+  }
+  const callSeconds = (): number => {
+    const x = random(1, 8)
+    const run = (): void => {
+      using tape = new Tape(device)
+      tape.watch(x)
+      let sum = x
+      for (let op = 0; op < TINY_OPS; op++) sum = add(sum, x)
+      tape.backward(sum, emptyTensor(device, x.shape))
+    }
+    return seconds(run) / (2 * TINY_OPS)
+  }
   try {
-    const { rows, columns, inner } = PRODUCT
-    const [a, b, product] = [random(rows, inner), random(columns, inner), random(rows, columns)]
-    const productSeconds = shortestSeconds(() => kernels.matmul(product, a, b, { transposeB: true }), threads)
-    const [gateUp, out] = [random(SWIGLU.rows, 2 * SWIGLU.width), random(SWIGLU.rows, SWIGLU.width)]
-    const swigluSeconds = shortestSeconds(() => kernels.swiglu(out, gateUp), threads)
-    const swigluBytes = (gateUp.size + out.size) * device.itemBytes(device.floatDtype)
     return {
-      productFlops: (2 * rows * columns * inner) / productSeconds,
-      attentionFlops: attentionFlops(device, random, threads),
-      bandwidth: swigluBytes / swigluSeconds,
-      callSeconds: callSeconds(device, random(1, 1)),
+      productFlops: productFlops(),
+      attentionFlops: attentionFlops(),
+      bandwidth: bandwidth(),
+      callSeconds: callSeconds(),
     }
   } finally {
     for (const { storage } of tensors) device.release(storage.buffer!)
   }
 }
 
-type MakeTensor = (...shape: number[]) => Tensor
+/** Time that is given to each kernel. */
+const PROBE_MS = 30
 
-/** Forward and backward together. */
-function attentionFlops({ kernels }: Device, random: MakeTensor, threads: number): number {
-  const { heads, length, headDim } = ATTENTION
-  const rows = (): Tensor => random(1, length, heads * headDim)
-  const [q, k, v, out] = [rows(), rows(), rows(), rows()]
-  const [dq, dk, dv, dOut] = [rows(), rows(), rows(), rows()]
-  const [lse, delta] = [random(1, heads, length), random(1, heads, length)]
-  const scale = headDim ** -0.5
-  const options = { numHeads: heads, numKeyValueHeads: heads, headDim, scale, isCausal: true, window: 0 }
-  const forward = () => kernels.attention(out, lse, q, k, v, options)
-  const backward = () => kernels.attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options)
-  const pairs = (heads * length * (length + 1)) / 2
-  // Two products forward, five backward.
-  return (14 * pairs * headDim) / (shortestSeconds(forward, threads) + shortestSeconds(backward, threads))
-}
-
-/** Of an op on a tape, forward and backward: the host's work. */
-function callSeconds(device: Device, x: Tensor): number {
-  const run = (): void => {
-    using tape = new Tape(device)
-    tape.watch(x)
-    let sum = x
-    for (let op = 0; op < TINY_OPS; op++) sum = add(sum, x)
-    tape.backward(sum)
-  }
-  return shortestSeconds(run, 1) / (2 * TINY_OPS)
-}
-
-/** Of a few calls: other programs make one slow, never fast. */
-function shortestSeconds(call: () => void, threads: number): number {
+/** The fastest of a few calls: other programs make one slow, never fast. */
+export function shortestSeconds(call: () => void): number {
   let shortest = Number.POSITIVE_INFINITY
-  const end = performance.now() + 30
+  const end = performance.now() + PROBE_MS
   for (let count = 0; count < 3 || performance.now() < end; count++) {
-    const usedBefore = process.cpuUsage()
     const start = performance.now()
     call()
-    const seconds = (performance.now() - start) / 1000
-    const { user, system } = process.cpuUsage(usedBefore)
-    // A call too short for the processor's own clock has used nothing.
-    const used = (user + system) / 1e6 / threads
-    shortest = Math.min(shortest, used > 0 ? Math.min(seconds, used) : seconds)
+    shortest = Math.min(shortest, performance.now() - start)
   }
-  return shortest
+  return shortest / 1000
 }

@@ -1,6 +1,7 @@
 // One optimizer step: micro-batches forward and backward in planned memory, then the update. The memory of a micro-batch
 // is decided before the first one runs, by a dry run of the same code on the meta device (plan.ts).
 import { type MemoryPlan, PlannedArena, standaloneTensor } from '../core/allocator.ts'
+import { gradientStorages } from '../core/arena.ts'
 import type { Device, DeviceBuffer } from '../core/device.ts'
 import { invariant } from '../core/errors.ts'
 import { type Recompute, Tape } from '../core/tape.ts'
@@ -50,6 +51,11 @@ export interface MicroStepOptions {
   streams: DropoutStreams
   /** False promises that every row is one document, which spares the masks between them; default true. */
   hasDocuments?: boolean
+  /**
+   * Promises that a step is one micro-batch: the gradients of weights then lie where activations lay that are no longer
+   * needed, and are good until the next step. The optimizer must have been told. Default false.
+   */
+  isWholeStep?: boolean
 }
 
 /**
@@ -112,6 +118,9 @@ export class TrainStep {
     const bytes = Math.max(plans.train.memory.totalBytes, plans.evaluate.memory.totalBytes)
     this.#memory = this.#device.allocate(bytes)
     this.#train = new PlannedArena(plans.train.memory, this.#memory)
+    for (const [n, arena] of optimizer.sharedArenas.entries()) {
+      for (const { storage, distance } of gradientStorages(arena)) this.#train.bindKept(storage, n, distance)
+    }
     this.#evaluate = new PlannedArena(plans.evaluate.memory, this.#memory)
   }
 

@@ -63,6 +63,7 @@ describe('PlannedArena', () => {
   const plan: MemoryPlan = {
     totalBytes: 192,
     sizes: [64, 100],
+    keptOffsets: [],
     offsets: [0, 64],
     peakByKind: { activation: 192, gradient: 0, workspace: 0 },
   }

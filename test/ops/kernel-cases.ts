@@ -157,6 +157,54 @@ const sums: KernelCase[] = [
       }),
     ),
   ),
+  ...[67, 776].flatMap((columns): KernelCase[] => [
+    {
+      kernel: 'layernormBackward',
+      name: `layernormBackward that makes the forward's result again, ${columns} columns`,
+      tensors: {
+        ...Object.fromEntries(['first', 'again', 'dx'].map((name) => [name, out([45, columns])])),
+        ...Object.fromEntries(['mean', 'rstd'].map((name) => [name, { ...out([45]), dtype: 'f32' as const }])),
+        ...Object.fromEntries(['dWeight', 'dBias'].map((name) => [name, { ...out([columns]), dtype: 'f32' as const }])),
+        ...Object.fromEntries(['dOut', 'x'].map((name) => [name, { shape: [45, columns] }])),
+        ...Object.fromEntries(['weight', 'bias'].map((name) => [name, { shape: [columns] }])),
+      },
+      run: (k, { first, again, dx, dWeight, dBias, dOut, x, weight, bias, mean, rstd }) => {
+        k.layernorm(first!, mean!, rstd!, x!, weight!, bias!, 1e-5)
+        const fresh = { dx: false, dWeight: false, dBias: false }
+        const asked = { out: again!, bias: bias!, eps: 1e-5 }
+        k.layernormBackward(dx!, dWeight!, dBias!, dOut!, x!, weight!, mean!, rstd!, fresh, undefined, asked)
+      },
+    },
+    {
+      kernel: 'rmsnormBackward',
+      name: `rmsnormBackward that makes the forward's result again, ${columns} columns`,
+      tensors: {
+        ...Object.fromEntries(['first', 'again'].map((name) => [name, out([45, columns])])),
+        ...Object.fromEntries(['dx', 'dOut', 'x'].map((name) => [name, { shape: [45, columns] }])),
+        rstd: { ...out([45]), dtype: 'f32' },
+        dWeight: f32(columns),
+        weight: { shape: [columns] },
+      },
+      run: (k, { first, again, dx, dWeight, dOut, x, weight, rstd }) => {
+        k.rmsnorm(first!, rstd!, x!, weight!, 1e-5)
+        const added = { dx: true, dWeight: true }
+        k.rmsnormBackward(dx!, dWeight!, dOut!, x!, weight!, rstd!, added, { out: again!, eps: 1e-5 })
+      },
+    },
+  ]),
+  ...[37, 72].map(
+    (columns): KernelCase => ({
+      kernel: 'swigluBackward',
+      name: `swigluBackward that makes the forward's result again, ${columns} columns`,
+      tensors: {
+        again: out([19, columns]),
+        dGateUp: out([19, 2 * columns]),
+        dOut: { shape: [19, columns] },
+        gateUp: { shape: [19, 2 * columns] },
+      },
+      run: (k, { again, dGateUp, dOut, gateUp }) => k.swigluBackward(dGateUp!, dOut!, gateUp!, again!),
+    }),
+  ),
   {
     kernel: 'sumOfSquares',
     name: 'sumOfSquares',

@@ -1,6 +1,6 @@
 // `card` on a run that was just made, and the newest date of JSON lines.
 import assert from 'node:assert/strict'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { gzipSync } from 'node:zlib'
@@ -58,7 +58,7 @@ test('card collects a run: data, newest document, compute, energy, evaluation, a
   const card = JSON.parse(readFileSync(join(folder, 'run/card.json'), 'utf8')) as Card
   assert.equal(readFileSync(join(folder, 'run/card.md'), 'utf8').trim(), stdout.trim())
   assert.deepEqual([card.license, card.intendedUse, card.limitations], ['mit', 'tests', null])
-  assert.equal(card.data?.knowledgeCutoff, '1922-05-18')
+  assert.equal(card.knowledgeCutoff?.date, '1922-05-18')
   assert.equal(card.training.tokens, 4 * 1024)
   const plan = JSON.parse(readFileSync(join(folder, 'run/plan.json'), 'utf8'))
   assert.equal(card.model.parameters, plan.parameterCount)
@@ -75,9 +75,21 @@ test('card collects a run: data, newest document, compute, energy, evaluation, a
     assert.match(stdout, part)
   }
   const given = JSON.parse(ok(['card', 'run', '--knowledge-cutoff', '1950', '--json']).stdout) as Card
-  assert.deepEqual([given.data?.knowledgeCutoff, given.data?.knowledgeCutoffFrom], ['1950', 'as its maker says'])
-  assert.match(trainyard(['card', 'data'], {}, folder).stderr, /expected a run of pretrain/)
-  assert.match(trainyard(['card', 'run', '--knowledge-cutoff', 'May'], {}, folder).stderr, /2024-05-01/)
+  assert.deepEqual(given.knowledgeCutoff, { date: '1950', from: 'as its maker says' })
+  // A published card says no path of this machine.
+  assert.deepEqual(
+    card.data?.sources.map(({ name }) => name),
+    ['docs.jsonl'],
+  )
+  // A run that has not ended, and whose data is gone, says what is still known.
+  rmSync(join(folder, 'data'), { recursive: true })
+  rmSync(join(folder, 'run/actual.json'))
+  const rest = JSON.parse(ok(['card', 'run', '--knowledge-cutoff', '1950', '--json']).stdout) as Card
+  assert.deepEqual([rest.data, rest.knowledgeCutoff?.date, rest.training.tokens], [null, '1950', 4 * 1024])
+  assert.match(trainyard(['card', 'metrics'], {}, folder).stderr, /expected a run of pretrain/)
+  for (const wrong of ['May', '1950-13-01']) {
+    assert.match(trainyard(['card', 'run', '--knowledge-cutoff', wrong], {}, folder).stderr, /2024-05-01/)
+  }
   assert.match(trainyard(['card', 'run', '--watts', '9', '--site', 'mars'], {}, folder).stderr, /expected a site/)
 })
 

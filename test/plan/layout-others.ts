@@ -17,8 +17,8 @@ import { gpt } from './layout-megatron.ts'
 import type { PublishedRow } from './layout-score.ts'
 
 /**
- * Korthikanti et al. 2022 (arXiv:2205.05198), table 5: seconds of an iteration with full and with selective recomputation,
- * here as teraFLOP/s of the model for each A100.
+ * Korthikanti et al. 2022 (arXiv:2205.05198), table 5 (the same eight figures in calculon-ai/calculon, llm/validation.py):
+ * seconds of an iteration with full and with selective recomputation, here as teraFLOP/s of the model for each A100.
  */
 export const RECOMPUTATION: readonly PublishedRow[] = (
   [
@@ -87,7 +87,8 @@ export const LLAMA_3_ROWS: readonly PublishedRow[] = (
     contextParallel,
     pipelineParallel: 16,
     dataParallel,
-    zeroStage: 2,
+    // Gradients of all micro-batches are summed before they are scattered (section 3.3.2), as in ZeRO 1.
+    zeroStage: 1,
     chunks: 8,
     batchSize: perRank * dataParallel,
     seqLen,
@@ -137,26 +138,27 @@ function titan({ name, model, devices, layout, software, published }: TitanRow):
  * which are those of arXiv:2410.06511 run again on the same machines. Pipelines: as many micro-batches as ranks, torchtitan's
  * default; the tables do not say.
  */
-export const TORCHTITAN_ROWS: readonly PublishedRow[] = [
-  ...[8, 128].flatMap((devices) =>
-    [TORCHTITAN_EAGER, TORCHTITAN, TORCHTITAN_FLOAT8].map((software, index) =>
-      titan({
-        name: `8B on ${devices}, ${['eager', 'compiled', 'compiled, Float8'][index]}`,
-        model: LLAMA_8B,
-        devices,
-        layout: {
-          dataParallel: devices,
-          zeroStage: 3,
-          microBatchSize: 2,
-          batchSize: 2 * devices,
-          recompute: 'selective',
-        },
-        software,
-        published: (devices === 8 ? [5762, 6667, 8532] : [5605, 6514, 8380])[index]!,
-      }),
-    ),
+export const TORCHTITAN_8B: readonly PublishedRow[] = [8, 128].flatMap((devices) =>
+  [TORCHTITAN_EAGER, TORCHTITAN, TORCHTITAN_FLOAT8].map((software, index) =>
+    titan({
+      name: `8B on ${devices}, ${['eager', 'compiled', 'compiled, Float8'][index]}`,
+      model: LLAMA_8B,
+      devices,
+      layout: {
+        dataParallel: devices,
+        zeroStage: 3,
+        microBatchSize: 2,
+        batchSize: 2 * devices,
+        recompute: 'selective',
+      },
+      software,
+      published: (devices === 8 ? [5762, 6667, 8532] : [5605, 6514, 8380])[index]!,
+    }),
   ),
-  ...[TORCHTITAN_FLOAT8, TORCHTITAN_FLOAT8_ASYNC].map((software, index) =>
+)
+
+export const TORCHTITAN_70B: readonly PublishedRow[] = [TORCHTITAN_FLOAT8, TORCHTITAN_FLOAT8_ASYNC].map(
+  (software, index) =>
     titan({
       name: `70B on 256${index === 1 ? ', async TP' : ''}`,
       model: LLAMA_70B,
@@ -172,24 +174,25 @@ export const TORCHTITAN_ROWS: readonly PublishedRow[] = [
       software,
       published: [829, 876][index]!,
     }),
-  ),
-  ...[1, 2].map((chunks) =>
-    titan({
-      name: `405B on 512, ${chunks === 1 ? '1F1B' : 'interleaved'}`,
-      model: LLAMA_405B,
-      devices: 512,
-      layout: {
-        dataParallel: 8,
-        tensorParallel: 8,
-        pipelineParallel: 8,
-        chunks,
-        zeroStage: 2,
-        microBatchSize: 4,
-        batchSize: 256,
-        recompute: 'full',
-      },
-      software: TORCHTITAN_FLOAT8_ASYNC,
-      published: chunks === 1 ? 100 : 128,
-    }),
-  ),
-]
+)
+
+export const TORCHTITAN_405B: readonly PublishedRow[] = [1, 2].map((chunks) =>
+  titan({
+    name: `405B on 512, ${chunks === 1 ? '1F1B' : 'interleaved'}`,
+    model: LLAMA_405B,
+    devices: 512,
+    layout: {
+      dataParallel: 8,
+      tensorParallel: 8,
+      pipelineParallel: 8,
+      chunks,
+      // Pipelines of PyTorch scatter gradients after the last micro-batch, as in ZeRO 1.
+      zeroStage: 1,
+      microBatchSize: 4,
+      batchSize: 256,
+      recompute: 'full',
+    },
+    software: TORCHTITAN_FLOAT8_ASYNC,
+    published: chunks === 1 ? 100 : 128,
+  }),
+)

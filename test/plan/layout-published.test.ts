@@ -15,7 +15,7 @@ import {
   TABLE_2_MODEL_PARALLEL,
   TABLE_2_ZERO_3,
 } from './layout-megatron.ts'
-import { LLAMA_3_ROWS, RECOMPUTATION, TORCHTITAN_ROWS } from './layout-others.ts'
+import { LLAMA_3_ROWS, RECOMPUTATION, TORCHTITAN_8B, TORCHTITAN_70B, TORCHTITAN_405B } from './layout-others.ts'
 import { type PublishedRow, predict, type Score, scoreRows, trivialScore } from './layout-score.ts'
 
 const percent = (share: number): string => `${(100 * share).toFixed(1)}%`
@@ -41,6 +41,16 @@ test('Megatron-LM, table 1: 1.7 B to 1 T parameters on up to 3072 A100 (arXiv:21
     TABLE_1.filter(({ isFitted }) => !isFitted),
   )
   assert.ok(held.mean <= 0.05 && held.worst <= 0.08)
+})
+
+test("the A100's matrix share is the one that four rows of table 1 alone prefer, the other constants as they are", () => {
+  const rows = TABLE_1.filter(({ isFitted }) => isFitted)
+  const meanAt = (matrixEfficiency: number): number =>
+    scoreRows(rows.map((row) => ({ ...row, on: { ...row.on, constants: { ...row.on.constants, matrixEfficiency } } })))
+      .mean
+  const shares = Array.from({ length: 13 }, (_, index) => (72 + index) / 100)
+  const best = shares.reduce((least, share) => (meanAt(share) < meanAt(least) ? share : least))
+  assert.equal(rows[0]!.on.constants.matrixEfficiency, best)
 })
 
 test('Megatron-LM, table 2: the same constants predict model parallelism and ZeRO-3', () => {
@@ -69,12 +79,12 @@ test('Megatron-LM, figures 11, 12, 13 and 18: pipelines, interleaving, tensor ag
 })
 
 test('Megatron-LM, figures 14 to 16: pipeline and tensor against data parallelism, micro-batches', () => {
-  // One point is not reached and only shown: two-way tensor parallel at a batch of 32, measured at 56, predicted at 78 TFLOP/s.
+  // One point is not reached and only shown: two-way tensor parallel at a batch of 32, measured at 56, predicted at 77 TFLOP/s.
   const reached = FIGURE_15.filter(({ layout }) => layout.batchSize > 32)
   compare('figure 15, all', FIGURE_15)
   for (const [name, rows] of Object.entries({ FIGURE_14, FIGURE_15: reached, FIGURE_16 })) {
     const { ours } = compare(name.toLowerCase().replaceAll('_', ' '), rows)
-    assert.ok(ours.worst <= 0.2, `${name}: worst ${percent(ours.worst)}`)
+    assert.ok(ours.worst <= 0.15, `${name}: worst ${percent(ours.worst)}`)
   }
 })
 
@@ -95,10 +105,10 @@ test('Llama 3 405B on 8192 and 16384 H100 (arXiv:2407.21783, table 4)', () => {
 })
 
 test('torchtitan, 8 B, 70 B and 405 B on 8 to 512 H100 (arXiv:2410.06511)', () => {
-  for (const [model, rows] of Map.groupBy(TORCHTITAN_ROWS, (row) => row.model.name)) {
-    const { ours, trivial } = compare(`torchtitan, ${model}`, rows)
-    assert.ok(ours.worst <= 0.15, `${model}: worst ${percent(ours.worst)}`)
+  for (const [name, rows] of Object.entries({ TORCHTITAN_8B, TORCHTITAN_70B, TORCHTITAN_405B })) {
+    const { ours, trivial } = compare(name.toLowerCase().replaceAll('_', ' '), rows)
+    assert.ok(ours.worst <= 0.15, `${name}: worst ${percent(ours.worst)}`)
     // The two rows of 70 B are 6 % apart, so that their average is hard to beat.
-    if (model !== 'Llama 3.1 70B') assert.ok(ours.mean < trivial.mean / 2)
+    if (rows !== TORCHTITAN_70B) assert.ok(ours.mean < trivial.mean / 2)
   }
 })

@@ -114,6 +114,14 @@ test('held out are whole budgets, and errors are those of the predictions', () =
   assert.equal(heldOut.trivialWorstError, Math.max(...trivial))
 })
 
+test('runs that are just enough for a fit are too few to hold some out', async () => {
+  const runs = chinchillaRuns(BESIROGLU_2024).filter((_, i) => i % 40 === 0)
+  assert.ok(runs.length >= 6 && runs.length < 8, `${runs.length}`)
+  const report = await reportFit(runs.slice(0, 6), { resamples: 100, holdOut: 0.1 })
+  assert.equal(report.heldOut, undefined)
+  assert.ok(report.fit.residual < 1e-6)
+})
+
 test('too few runs are refused with what is needed', () => {
   const runs = chinchillaRuns(BESIROGLU_2024)
   const message = /five constants need at least 6 runs of 3 sizes and 3 amounts of tokens, got 5 runs/

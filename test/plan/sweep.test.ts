@@ -17,6 +17,7 @@ import { runSweep } from '../../src/plan/sweep/sweep.ts'
 import { tunedFor } from '../../src/plan/sweep/tuning.ts'
 import { emptyFolder, PROGRAM, trainyard } from '../cli/program.ts'
 
+const FAMILY = { numHiddenLayers: 2, headDim: 16 }
 const setting = { vocabSize: 320, seqLen: 128, seed: 1 }
 const budgetOf = (flops: number, uniqueTokens = 7e6): SweepBudget => ({
   flops,
@@ -44,7 +45,9 @@ test('a grid spends its budget, keeps to the text, and has rows, columns and dia
     for (const [index, size] of grid.sizes.entries()) {
       assert.equal(size.parameters, shapeParameters(size.shape, setting.vocabSize))
       if (index > 0) assert.ok(Math.abs(size.parameters / grid.sizes[index - 1]!.parameters - 2) < 0.1)
-      assert.equal(size.shape.numHiddenLayers, grid.sizes[0]!.shape.numHiddenLayers)
+      assert.equal(size.shape.numHiddenLayers, grid.family.numHiddenLayers)
+      assert.equal(size.shape.hiddenSize, grid.family.headDim * size.shape.numAttentionHeads)
+      assert.ok(size.shape.numAttentionHeads >= 2)
     }
     const diagonals = Map.groupBy(grid.cells, ({ size, horizon }) => size + horizon)
     assert.ok([...diagonals.values()].filter((cells) => cells.length >= 3).length >= 2)
@@ -64,16 +67,16 @@ test('a budget that buys no grid is refused with one that does', () => {
 
 test('shapes have the parameters and layers that were asked for', () => {
   for (const parameters of [5e4, 3e5, 2e6, 1e8]) {
-    for (const layers of [2, 4, 8]) {
-      const shape = shapeOf(parameters, 320, layers)
+    for (const numHiddenLayers of [2, 4, 8]) {
+      const shape = shapeOf(parameters, 320, { numHiddenLayers, headDim: 16 })
       if (shape === undefined) continue
-      assert.equal(shape.numHiddenLayers, layers)
+      assert.equal(shape.numHiddenLayers, numHiddenLayers)
       assert.ok(Math.abs(shapeParameters(shape, 320) / parameters - 1) <= 0.02)
-      assert.equal(shape.hiddenSize % shape.numAttentionHeads, 0)
+      assert.equal(shape.hiddenSize / shape.numAttentionHeads, 16)
     }
   }
-  assert.notEqual(shapeOf(3e5, 320, 4), undefined)
-  assert.equal(shapeOf(1e4, 32000, 4), undefined)
+  assert.notEqual(shapeOf(3e5, 320, FAMILY), undefined)
+  assert.equal(shapeOf(1e4, 32000, FAMILY), undefined)
 })
 
 test('a valley is found from either side, at an edge, and beside trials that diverged', async () => {
@@ -134,7 +137,9 @@ test('a sweep finds the laws of its world and predicts a model four times its la
     [1e6, 7e6],
   ] as const) {
     const { lr, batchTokens } = tunedFor(results.tuning.law, parameters, tokens, setting.seqLen)
-    assert.ok(Math.abs(Math.log2(batchTokens / WORLD.batch(tokens))) < 0.4, `${batchTokens}`)
+    // Half an octave above the best, where an eighth of half a per cent is lost; rows are whole.
+    const above = Math.log2(batchTokens / WORLD.batch(tokens))
+    assert.ok(above > -0.2 && above < 0.9, `${batchTokens}`)
     assert.ok(Math.abs(Math.log2(lr / WORLD.lr(parameters, tokens, batchTokens))) < 0.4, `${lr}`)
   }
   assert.ok(results.spentFlops < 1.05 * budget.flops, `${results.spentFlops}`)
@@ -192,7 +197,7 @@ test('a run is a pretrain: made once, known afterwards, and it goes on where it 
   )
   assert.equal(prepared.status, 0, prepared.stderr)
   const small = { vocabSize: 300, seqLen: 64, seed: 3 }
-  const shape = shapeOf(40000, 300, 2)!
+  const shape = shapeOf(40000, 300, FAMILY)!
   const options = {
     data: 'data',
     folder: join(folder, 'runs'),
@@ -234,7 +239,7 @@ test('a run is a pretrain: made once, known afterwards, and it goes on where it 
 
 test('a run that fails by itself fails the sweep in one sentence', async () => {
   const options = { data: 'nowhere', folder: join(folder, 'failing'), jobs: 1, deviceWords: [], setting }
-  const spec = runSpec('grid', shapeOf(50000, 320, 2)!, { tokens: 1e4, batchTokens: 256, lr: 0.01 }, setting)
+  const spec = runSpec('grid', shapeOf(50000, 320, FAMILY)!, { tokens: 1e4, batchTokens: 256, lr: 0.01 }, setting)
   const pool = new RunPool(contextOf(new AbortController().signal), options)
   await assert.rejects(pool.run(spec), /sweep: run .* ended with exit code \d: .*nowhere.*; when that is put right/)
 })

@@ -13,8 +13,12 @@ const CANDIDATES = 8
 const THREADS = 256
 
 export function vanillaAttentionParts(runtime: CudaRuntime, lt: CublasLt): VanillaAttentionParts {
-  const softmax = memoized((dtype: Dtype) => runtime.kernel('softmax', 'softmax', 'pif', { dtype }))
-  const softmaxBackward = memoized((dtype: Dtype) => runtime.kernel('softmax', 'softmax_backward', 'ppif', { dtype }))
+  const softmax = memoized((dtype: Dtype, rowThreads: number) =>
+    runtime.kernel('softmax', 'softmax', 'plif', { dtype, defines: { ROW_THREADS: rowThreads } }),
+  )
+  const softmaxBackward = memoized((dtype: Dtype, rowThreads: number) =>
+    runtime.kernel('softmax', 'softmax_backward', 'pplif', { dtype, defines: { ROW_THREADS: rowThreads } }),
+  )
   const products = new Map<string, LtProduct>()
 
   function productFor(out: Tensor, a: Tensor, b: Tensor, options: BatchedProductOptions): LtProduct {
@@ -69,12 +73,36 @@ export function vanillaAttentionParts(runtime: CudaRuntime, lt: CublasLt): Vanil
       productFor(out, a, b, options).run(addressesOf(out, a, b), runtime.scratch(WORKSPACE_BYTES))
     },
     softmax(x, scale) {
-      softmax(x.dtype)(x.rowCount, THREADS, x.address, x.columnCount, scale)
+      const { rowCount, columnCount } = x
+      const threads = rowThreads(columnCount)
+      softmax(x.dtype, threads)(
+        Math.ceil((rowCount * threads) / THREADS),
+        THREADS,
+        x.address,
+        rowCount,
+        columnCount,
+        scale,
+      )
     },
     softmaxBackward(gradient, p, scale) {
-      softmaxBackward(p.dtype)(p.rowCount, THREADS, gradient.address, p.address, p.columnCount, scale)
+      const { rowCount, columnCount } = p
+      const threads = rowThreads(columnCount)
+      softmaxBackward(p.dtype, threads)(
+        Math.ceil((rowCount * threads) / THREADS),
+        THREADS,
+        gradient.address,
+        p.address,
+        rowCount,
+        columnCount,
+        scale,
+      )
     },
   }
+}
+
+/** A warp has its hands full with a short row, a block with a long one. */
+function rowThreads(columns: number): number {
+  return columns <= 1024 ? 32 : THREADS
 }
 
 function addressesOf(out: Tensor, a: Tensor, b: Tensor): ProductAddresses {

@@ -61,8 +61,7 @@ export function costOf({
     )
   }
   const deviceKwh = measuredKwh ?? (deviceHours * power!) / 1000
-  const siteKwh = deviceKwh * (1 + site.idleShare) * site.pue
-  const dynamic = deviceKwh * site.gridKgPerKwh
+  const { siteKwh, dynamicKg, siteKg } = footprintAt(site, deviceKwh)
   const embodied = hasEmbodied ? embodiedKg(deviceHours, prices.embodied) : 0
   const hourly = prices.hourly(device)
   return {
@@ -72,13 +71,21 @@ export function costOf({
     electricity: siteKwh * site.electricity,
     deviceKwh,
     siteKwh,
-    carbon: {
-      dynamic,
-      site: siteKwh * site.gridKgPerKwh - dynamic,
-      embodied,
-      total: siteKwh * site.gridKgPerKwh + embodied,
-    },
+    carbon: { dynamic: dynamicKg, site: siteKg, embodied, total: dynamicKg + siteKg + embodied },
   }
+}
+
+export interface SiteFootprint {
+  readonly siteKwh: number
+  /** Kilograms of CO2 equivalents of the devices' own energy, and of what the site adds. */
+  readonly dynamicKg: number
+  readonly siteKg: number
+}
+
+/** What kilowatt-hours of devices become at a site, with its idle parts and PUE. */
+export function footprintAt(site: Site, deviceKwh: number): SiteFootprint {
+  const siteKwh = deviceKwh * (1 + site.idleShare) * site.pue
+  return { siteKwh, dynamicKg: deviceKwh * site.gridKgPerKwh, siteKg: (siteKwh - deviceKwh) * site.gridKgPerKwh }
 }
 
 /** Manufacture of the hours' share of a device's working life, and of its part of a server. */

@@ -5,9 +5,9 @@ import { divisors } from '../parallel.ts'
 import { devicesOf, type Layout, layoutOf, problemOf } from './layout.ts'
 import { DEFAULT_FORMATS, type Formats, layoutMemory, memoryLimit } from './layout-memory.ts'
 import type { Cluster } from './machine.ts'
-import { type Candidate, recomputePolicies } from './search.ts'
+import { type Candidate, goesWith, recomputePolicies } from './search.ts'
 import type { Software } from './software.ts'
-import { estimateStep, type StepParts } from './step.ts'
+import { estimateStep, PART_NAMES, type StepParts } from './step.ts'
 
 export interface Alternative {
   readonly layout: Layout
@@ -15,18 +15,8 @@ export interface Alternative {
   readonly change: string
   /** Relative to the winner; undefined where it does not fit or cannot be. */
   readonly slower: number | undefined
-  /** 'does not fit: 96 GiB of 75 GiB', '+8.1%: more waiting for other stages'. */
+  /** 'does not fit: 96 GiB of 75 GiB', '+8.1%, most in waiting for other stages'. */
   readonly verdict: string
-}
-
-const PART_NAMES: Readonly<Record<keyof StepParts, string>> = {
-  products: 'products of smaller matrices',
-  memory: 'memory traffic',
-  communication: 'tensor, context and expert communication',
-  transfers: 'transfers between stages',
-  bubble: 'waiting for other stages',
-  data: 'exchange of gradients and parameters',
-  optimizer: 'optimizer',
 }
 
 export interface Ground {
@@ -64,7 +54,7 @@ function verdictOf(slower: number, before: StepParts, after: StepParts): string 
     .map((part) => ({ part, more: after[part] - before[part] }))
     .sort((one, two) => two.more - one.more)
   const sign = slower < 0 ? '' : '+'
-  return `${sign}${formatPercent(slower)}, most in: ${PART_NAMES[changes[0]!.part]}`
+  return `${sign}${formatPercent(slower)}, most in ${PART_NAMES[changes[0]!.part]}`
 }
 
 function* neighbours(layout: Layout, { model, on, software }: Ground): Generator<{ change: string; layout: Layout }> {
@@ -91,7 +81,7 @@ function* neighbours(layout: Layout, { model, on, software }: Ground): Generator
       divisors(devices).filter((p) => p <= model.numHiddenLayers),
       layout.pipelineParallel,
     ).map((value): [string, Partial<Layout>] => [
-      `pipeline ${value}${value === 1 || layout.chunks === 1 ? '' : ', with as many chunks'}`,
+      `pipeline ${value}${value === 1 || layout.chunks === 1 ? '' : ` x ${layout.chunks} chunks`}`,
       { pipelineParallel: value, ...(value === 1 && { chunks: 1 }) },
     ]),
     ...near(powers, layout.contextParallel).map((value): [string, Partial<Layout>] => [
@@ -108,8 +98,8 @@ function* neighbours(layout: Layout, { model, on, software }: Ground): Generator
     ...recomputePolicies(software)
       .filter((value) => value !== layout.recompute)
       .map((value): [string, Partial<Layout>] => [`recompute ${value}`, { recompute: value }]),
-    ...([0, 1, 3] as const)
-      .filter((value) => value !== layout.zeroStage && !(value === 3 && layout.pipelineParallel > 1))
+    ...([0, 1, 2, 3] as const)
+      .filter((value) => value !== layout.zeroStage && goesWith(value, layout))
       .map((value): [string, Partial<Layout>] => [`ZeRO ${value}`, { zeroStage: value }]),
   ]
   if (model.experts !== undefined) {

@@ -1,25 +1,18 @@
 // The time of one transformer layer on one rank: its products by shape, the bytes of everything between them, and the
 // communication of tensor, context and expert parallelism. Forward, gradients of inputs and gradients of weights apart.
+// Attention's core has a file of its own.
 import type { Architecture } from '../architecture.ts'
-import { peakFlops } from '../devices.ts'
+import { attentionCore } from './attention.ts'
 import { allGatherSeconds, allReduceSeconds, allToAllSeconds, groupOf, reduceScatterSeconds } from './collectives.ts'
 import { gemmSeconds, memorySeconds } from './gemm.ts'
 import type { Layout } from './layout.ts'
-import { type Cluster, clockShare } from './machine.ts'
+import type { Cluster } from './machine.ts'
 import { NOTHING, type Phase, sum } from './phase.ts'
-import type { Software } from './software.ts'
+import { type Setting, tokensOf, widthOf } from './setting.ts'
+import { otherPrecision } from './software.ts'
 
-/** Bytes of an activation's element. */
-const WIDTH = 2
 /** Passes over memory of operations that are no one fused kernel: one kernel an operation, some of them in f32. */
 const UNFUSED_PASSES = 2.5
-
-export interface Setting {
-  readonly model: Architecture
-  readonly layout: Layout
-  readonly on: Cluster
-  readonly software: Software
-}
 
 export interface LayerTime {
   readonly forward: Phase
@@ -37,11 +30,6 @@ interface Product {
   readonly count?: number
 }
 
-/** Tokens of a micro-batch on one rank. */
-export function tokensOf({ microBatchSize, seqLen, contextParallel }: Layout): number {
-  return (microBatchSize * seqLen) / contextParallel
-}
-
 /** One layer. @param isSparse  whether its MLP is made of routed experts */
 export function layerTime(setting: Setting, isSparse: boolean): LayerTime {
   const { model, layout, on, software } = setting
@@ -56,11 +44,13 @@ export function layerTime(setting: Setting, isSparse: boolean): LayerTime {
   const context = contextSeconds(setting)
 
   const plainForward: Phase = {
+    ...NOTHING,
     products: forwardProducts + attention.forward.products,
     memory: attention.forward.memory + memorySeconds(on, slow * passes.forward + quantize),
     communication: communication + dispatch + context,
   }
   const plainBackward: Phase = {
+    ...NOTHING,
     products: productSeconds(setting, products, 'input') + attention.backward.products,
     memory: attention.backward.memory + memorySeconds(on, slow * passes.backward + quantize),
     communication: communication + dispatch + 2 * context,
@@ -70,9 +60,9 @@ export function layerTime(setting: Setting, isSparse: boolean): LayerTime {
   const backward = isHidden ? hideTensor(on, plainBackward) : plainBackward
   const again = recomputed(setting, isHidden ? forward : plainForward, forwardProducts, attention.forward)
   const backwardWeight: Phase = {
+    ...NOTHING,
     products: productSeconds(setting, products, 'weight'),
-    memory: memorySeconds(on, weightSumBytes(products, software)),
-    communication: 0,
+    memory: memorySeconds(on, weightSumBytes(products, setting)),
   }
   return { forward, backwardInput: sum(again, backward), backwardWeight }
 }
@@ -85,7 +75,7 @@ function recomputed({ layout, software }: Setting, forward: Phase, products: num
     // A fused kernel recomputes by itself: that is in its own time.
     return software.attention === 'materialized' ? attention : NOTHING
   }
-  return { products: products / 2, memory: forward.memory - attention.memory, communication: 0 }
+  return { ...NOTHING, products: products / 2, memory: forward.memory - attention.memory }
 }
 
 function attentionProducts(model: Architecture, layout: Layout): Product[] {
@@ -157,64 +147,21 @@ function productSeconds(
   return seconds
 }
 
-/** Attention's core. Causal masks halve the work of kernels that skip; materialized scores are whole. */
-function attentionCore({ model, layout, on, software }: Setting): { forward: Phase; backward: Phase } {
-  const heads = model.numAttentionHeads / layout.tensorParallel
-  const { latentAttention: latent } = model
-  const keyDim = latent === undefined ? model.headDim : latent.contentDim + latent.rotaryDim
-  const valueDim = latent?.valueDim ?? model.headDim
-  const queries = layout.seqLen / layout.contextParallel
-  const keys = layout.seqLen
-  const count = layout.microBatchSize * heads
-  if (software.attention !== 'materialized') {
-    const flops = 2 * count * queries * (keys / 2) * (keyDim + valueDim)
-    const rate =
-      peakFlops(on.device, 'bf16') * on.constants.attentionEfficiency[software.attention] * clockShare(on.powerShare)
-    const seconds = flops / rate
-    const gap = on.constants.kernelGap
-    // Backward: five products to forward's two.
-    return {
-      forward: { ...NOTHING, products: seconds + gap },
-      backward: { ...NOTHING, products: 2.5 * seconds + 2 * gap },
-    }
-  }
-  const scoreProduct = gemmSeconds(on, queries, keys, keyDim, 'bf16', count)
-  const valueProduct = gemmSeconds(on, queries, valueDim, keys, 'bf16', count)
-  const scoreBytes = count * queries * keys * WIDTH
-  // Softmax reads and writes; dropout reads, and writes values and a mask of one byte.
-  const softmax = 2 + (software.hasDropout ? 2.5 : 0)
-  const softmaxBackward = 3 + (software.hasDropout ? 2.5 : 0)
-  const kernels = software.hasDropout ? 2 : 1
-  return {
-    forward: {
-      ...NOTHING,
-      products: scoreProduct + valueProduct,
-      memory: memorySeconds(on, softmax * scoreBytes) + kernels * on.constants.kernelGap,
-    },
-    backward: {
-      ...NOTHING,
-      products: 2 * (scoreProduct + valueProduct),
-      memory: memorySeconds(on, softmaxBackward * scoreBytes) + kernels * on.constants.kernelGap,
-    },
-  }
-}
-
 /** Bytes that element-wise operations move, in as few kernels as fusion allows. */
-function elementwiseBytes(
-  { model, layout, software }: Setting,
-  isSparse: boolean,
-): { forward: number; backward: number } {
+function elementwiseBytes(setting: Setting, isSparse: boolean): { forward: number; backward: number } {
+  const { model, layout, software } = setting
   const t = layout.tensorParallel
   const rows = tokensOf(layout)
-  const residual = (rows * model.hiddenSize * WIDTH) / (software.hasSequenceParallel ? t : 1)
-  const heads = (model.numAttentionHeads * model.headDim * WIDTH * rows) / t
-  const keys = (2 * model.numKeyValueHeads * model.headDim * WIDTH * rows) / t
+  const elementBytes = widthOf(setting)
+  const residual = (rows * model.hiddenSize * elementBytes) / (software.hasSequenceParallel ? t : 1)
+  const heads = (model.numAttentionHeads * model.headDim * elementBytes * rows) / t
+  const keys = (2 * model.numKeyValueHeads * model.headDim * elementBytes * rows) / t
   const { experts } = model
   const width =
     isSparse && experts !== undefined
       ? experts.sharedIntermediateSize + experts.active * experts.intermediateSize
       : model.intermediateSize
-  const inner = (rows * width * WIDTH) / t
+  const inner = (rows * width * elementBytes) / t
   const norms = model.normsPerLayer
   const isRotary = model.positions === 'rotary'
   const dropout = software.hasDropout ? 0.5 : 0
@@ -246,34 +193,43 @@ function quantizeBytes(products: readonly Product[]): number {
 }
 
 /** A product writes its weight gradient, which is then added to the sum over micro-batches. */
-function weightSumBytes(products: readonly Product[], { gradientSumBytes }: Software): number {
+function weightSumBytes(products: readonly Product[], setting: Setting): number {
   const elements = products.reduce((total, { depth, columns, count = 1 }) => total + count * depth * columns, 0)
-  return elements * (WIDTH + 2 * gradientSumBytes)
+  return elements * weightGradientBytes(setting)
+}
+
+/** Of one weight: its gradient as a product writes it, read and written sum. */
+function weightGradientBytes(setting: Setting): number {
+  return widthOf(setting) + 2 * setting.software.gradientSumBytes
 }
 
 /** Tensor parallel: two all-reduces of the activations a pass, or as many bytes in gathers and scatters. */
-function tensorSeconds({ model, layout, on, software }: Setting): number {
+function tensorSeconds(setting: Setting): number {
+  const { model, layout, on, software } = setting
   if (layout.tensorParallel === 1) return 0
   const group = groupOf(on, layout.tensorParallel, 1)
-  const bytes = tokensOf(layout) * model.hiddenSize * WIDTH
+  const bytes = tokensOf(layout) * model.hiddenSize * widthOf(setting)
   if (!software.hasSequenceParallel) return 2 * allReduceSeconds(on, bytes, group)
   return 2 * (allGatherSeconds(on, bytes, group) + reduceScatterSeconds(on, bytes, group))
 }
 
 /** Context parallel: keys and values of the whole sequence are gathered; their gradients are scattered. */
-function contextSeconds({ model, layout, on }: Setting): number {
+function contextSeconds(setting: Setting): number {
+  const { model, layout, on } = setting
   if (layout.contextParallel === 1) return 0
   const group = groupOf(on, layout.contextParallel, layout.tensorParallel)
   const heads = Math.max(1, model.numKeyValueHeads / layout.tensorParallel)
-  return allGatherSeconds(on, layout.microBatchSize * layout.seqLen * 2 * heads * model.headDim * WIDTH, group)
+  const elements = layout.microBatchSize * layout.seqLen * 2 * heads * model.headDim
+  return allGatherSeconds(on, elements * widthOf(setting), group)
 }
 
 /** Expert parallel: tokens to their experts and back. */
-function dispatchSeconds({ model, layout, on }: Setting): number {
+function dispatchSeconds(setting: Setting): number {
+  const { model, layout, on } = setting
   if (layout.expertParallel === 1) return 0
   const group = groupOf(on, layout.expertParallel, layout.tensorParallel * layout.contextParallel)
-  const bytes = (tokensOf(layout) * model.experts!.active * model.hiddenSize * WIDTH) / layout.tensorParallel
-  return 2 * allToAllSeconds(on, bytes, group)
+  const elements = (tokensOf(layout) * model.experts!.active * model.hiddenSize) / layout.tensorParallel
+  return 2 * allToAllSeconds(on, elements * widthOf(setting), group)
 }
 
 /** Communication beside products: what is longer counts, and it slows the products. */
@@ -284,14 +240,15 @@ function hideTensor(on: Cluster, phase: Phase): Phase {
 }
 
 /** The embedding's look-up: forward reads and writes a row a token, backward adds one. */
-export function embeddingTime({ model, layout, on, software }: Setting): LayerTime {
-  const bytes = tokensOf(layout) * model.hiddenSize * WIDTH
+export function embeddingTime(setting: Setting): LayerTime {
+  const { model, layout, on, software } = setting
+  const bytes = tokensOf(layout) * model.hiddenSize * widthOf(setting)
   const group = groupOf(on, layout.tensorParallel, 1)
   const reduce = layout.tensorParallel === 1 ? 0 : allReduceSeconds(on, bytes, group)
   const dropout = software.hasDropout ? 2.5 : 0
   const gap = on.constants.kernelGap
   return {
-    forward: { products: 0, memory: memorySeconds(on, (2 + dropout) * bytes) + gap, communication: reduce },
+    forward: { ...NOTHING, memory: memorySeconds(on, (2 + dropout) * bytes) + gap, communication: reduce },
     backwardInput: { ...NOTHING, memory: memorySeconds(on, (3 + dropout) * bytes) + gap },
     backwardWeight: NOTHING,
   }
@@ -305,24 +262,27 @@ export function headTime(setting: Setting): LayerTime {
   const depth = model.hiddenSize
   const logits = rows * columns
   const group = groupOf(on, layout.tensorParallel, 1)
-  const reduce = layout.tensorParallel === 1 ? 0 : allReduceSeconds(on, rows * depth * WIDTH, group)
+  const reduce = layout.tensorParallel === 1 ? 0 : allReduceSeconds(on, rows * depth * widthOf(setting), group)
   const slow = software.isFused ? 1 : UNFUSED_PASSES
+  const precision = otherPrecision(software)
   return {
     forward: {
-      products: gemmSeconds(on, rows, columns, depth),
+      ...NOTHING,
+      products: gemmSeconds(on, rows, columns, depth, precision),
       // To f32, its maximum, exponentials and their sum.
       memory: memorySeconds(on, slow * 18 * logits),
       communication: software.hasSequenceParallel ? reduce / 2 : 0,
     },
     backwardInput: {
-      products: gemmSeconds(on, rows, depth, columns),
+      ...NOTHING,
+      products: gemmSeconds(on, rows, depth, columns, precision),
       memory: memorySeconds(on, slow * 14 * logits),
       communication: reduce,
     },
     backwardWeight: {
-      products: gemmSeconds(on, depth, columns, rows),
-      memory: memorySeconds(on, depth * columns * (WIDTH + 2 * software.gradientSumBytes)),
-      communication: 0,
+      ...NOTHING,
+      products: gemmSeconds(on, depth, columns, rows, precision),
+      memory: memorySeconds(on, depth * columns * weightGradientBytes(setting)),
     },
   }
 }

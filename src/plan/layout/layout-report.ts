@@ -1,19 +1,16 @@
 // The result of a search as lines of a terminal: the winner and where its time goes, what would be worse, the runners-up,
 // and what failures leave of a run.
-
 import { type Bar, renderBarChart } from '../../display/chart.ts'
-import { formatBytes, formatCount, formatDuration, formatPercent } from '../../display/format.ts'
+import { formatBytes, formatCount, formatDuration, formatFlops, formatPercent } from '../../display/format.ts'
 import { table } from '../../display/text.ts'
-import type { Architecture } from '../architecture.ts'
 import { peakFlops } from '../devices.ts'
 import { trainingFlopsPerToken } from '../flops.ts'
-import type { Alternative } from './explain.ts'
+import type { Alternative, Ground } from './explain.ts'
 import type { Goodput } from './goodput.ts'
 import { type Layout, microBatches } from './layout.ts'
 import { memoryLimit } from './layout-memory.ts'
-import type { Cluster } from './machine.ts'
 import type { Candidate, SearchResult } from './search.ts'
-import type { StepParts } from './step.ts'
+import { PART_NAMES, type StepParts } from './step.ts'
 
 /** 'tensor 8, pipeline 16 x 8 chunks, data 128, ZeRO 1, micro-batch 1'. */
 export function describeLayout(layout: Layout): string {
@@ -22,7 +19,7 @@ export function describeLayout(layout: Layout): string {
     `tensor ${tensorParallel}`,
     ...(contextParallel > 1 ? [`context ${contextParallel}`] : []),
     ...(pipelineParallel > 1
-      ? [`pipeline ${pipelineParallel}${chunks > 1 ? ` x ${chunks} chunks` : ` ${schedule}`}`]
+      ? [`pipeline ${pipelineParallel}${chunks > 1 ? ` x ${chunks} chunks` : ` (${schedule})`}`]
       : []),
     ...(expertParallel > 1 ? [`expert ${expertParallel}`] : []),
     `data ${dataParallel}`,
@@ -36,48 +33,41 @@ export function describeLayout(layout: Layout): string {
 export interface Utilization {
   /** FLOP/s for each device that the mathematics needs, attention under its causal mask. */
   readonly flops: number
-  /** The same as a share of the device's bf16 peak. */
+  /** The same as a share of `peak`. */
   readonly mfu: number
+  /** Of the device, in the format of the linear layers' products. */
+  readonly peak: number
 }
 
-export function utilization(model: Architecture, { layout, estimate }: Candidate, on: Cluster): Utilization {
+export function utilization({ layout, estimate }: Candidate, { model, on, software }: Ground): Utilization {
   const flops = trainingFlopsPerToken(model, layout.seqLen).model * estimate.tokensPerSecondPerDevice
-  return { flops, mfu: flops / peakFlops(on.device, 'bf16') }
+  const peak = peakFlops(on.device, software.linearPrecision)
+  return { flops, mfu: flops / peak, peak }
 }
 
-const PARTS: readonly (readonly [keyof StepParts, string])[] = [
-  ['products', 'products and attention'],
-  ['memory', 'memory traffic'],
-  ['communication', 'tensor, context, expert'],
-  ['transfers', 'stage to stage'],
-  ['bubble', 'waiting for stages'],
-  ['data', 'gradients, parameters'],
-  ['optimizer', 'optimizer'],
-]
-
-export function winnerLines(
-  model: Architecture,
-  on: Cluster,
-  found: SearchResult,
-  columns: number,
-  color: boolean,
-): string[] {
+export function winnerLines(found: SearchResult, ground: Ground, columns: number, color: boolean): string[] {
+  const { model, on } = ground
   const best = found.best[0]!
   const { estimate, layout, bytes } = best
-  const { flops, mfu } = utilization(model, best, on)
-  const bars: Bar[] = PARTS.filter(([part]) => estimate.parts[part] > 0).map(([part, label]) => ({
-    label,
-    value: estimate.parts[part],
-    note: formatPercent(estimate.parts[part] / estimate.seconds),
-  }))
+  const { flops, mfu, peak } = utilization(best, ground)
+  const parts = (Object.keys(PART_NAMES) as (keyof StepParts)[]).filter((part) => estimate.parts[part] > 0)
+  const bars = parts.map(
+    (part): Bar => ({
+      label: PART_NAMES[part],
+      value: estimate.parts[part],
+      note: formatPercent(estimate.parts[part] / estimate.seconds),
+    }),
+  )
   return [
-    `${model.name} on ${formatCount(on.devices)} x ${on.device.name}: ${formatCount(found.possible)} layouts possible, ${formatCount(found.fitting)} fit`,
+    `${model.name} on ${exactCount(on.devices)} x ${on.device.name}: ${formatCount(found.possible)} layouts possible, ${formatCount(found.fitting)} fit`,
     ...(on.isCompared
       ? []
-      : [`no published run on ${on.device.name} was compared with these estimates: take them as an order`]),
+      : [
+          `no published run on ${on.device.name} was compared with these estimates: the order of layouts says more than the times`,
+        ]),
     '',
     `best: ${describeLayout(layout)}`,
-    `  ${formatDuration(estimate.seconds)} a step, ${formatCount(estimate.tokensPerSecond)} tokens/s (${formatCount(estimate.tokensPerSecondPerDevice)} a device), ${(flops / 1e12).toFixed(0)} TFLOP/s a device (MFU ${formatPercent(mfu)})`,
+    `  ${formatDuration(estimate.seconds)} a step, ${formatCount(estimate.tokensPerSecond)} tokens/s (${formatCount(estimate.tokensPerSecondPerDevice)} a device), ${(flops / 1e12).toFixed(0)} TFLOP/s a device (MFU ${formatPercent(mfu)} of ${formatFlops(peak)})`,
     `  memory ${formatBytes(bytes)} of ${formatBytes(memoryLimit(on))} a device`,
     '',
     'where the step of the busiest rank goes:',
@@ -111,4 +101,9 @@ export function goodputLines(
     `failures: one every ${formatDuration(mtbfSeconds)} on these devices; a checkpoint every ${formatDuration(intervalSeconds)} is best`,
     `  ${formatPercent(share)} of the time is progress; checkpoints ${formatPercent(checkpoints)}, work done again ${formatPercent(lost)}, restarts ${formatPercent(restarts)}`,
   ]
+}
+
+/** 16384 -> '16,384'. */
+function exactCount(count: number): string {
+  return count.toLocaleString('en-US')
 }

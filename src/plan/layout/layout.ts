@@ -92,10 +92,13 @@ function pipelineProblem(model: Architecture, layout: Layout): string | undefine
   const { pipelineParallel: p, chunks, schedule } = layout
   const layers = model.numHiddenLayers
   if (p * chunks > layers + 2) {
-    return `${p} pipeline ranks of ${chunks} chunks need as many layers, ${model.name} has ${layers}: at most ${Math.max(1, Math.floor(layers / chunks))} ranks would work`
+    return `${p} pipeline ranks of ${chunks} ${chunks === 1 ? 'chunk' : 'chunks'} need as many layers, ${model.name} has ${layers}: at most ${Math.max(1, Math.floor(layers / chunks))} ranks would work`
   }
   if (chunks > 1 && schedule !== 'interleaved') {
     return `${chunks} chunks a rank need the interleaved schedule, got ${schedule}: take 1 chunk, or --schedule interleaved`
+  }
+  if (chunks > 1 && p === 1) {
+    return `${chunks} chunks a rank need a pipeline of at least 2 ranks, got 1: take 1 chunk, or more ranks`
   }
   const count = microBatches(layout)
   if (schedule === 'interleaved' && chunks > 1 && count % p !== 0) {
@@ -126,7 +129,8 @@ export function checkLayout(model: Architecture, layout: Layout): void {
 }
 
 function oneOf(values: readonly number[]): string {
-  const shown = values.length > 8 ? values.filter((value) => (value & (value - 1)) === 0) : values
+  const powers = values.length > 8 ? values.filter((value) => (value & (value - 1)) === 0) : values
+  const shown = powers.length > 8 ? [...powers.slice(0, 7), powers.at(-1)!] : powers
   return shown.length <= 1 ? String(shown[0] ?? 1) : `${shown.slice(0, -1).join(', ')} or ${shown.at(-1)}`
 }
 

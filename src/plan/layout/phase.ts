@@ -7,25 +7,33 @@ export interface Phase {
   readonly memory: number
   /** Seconds of tensor-, context- and expert-parallel communication that nothing hides. */
   readonly communication: number
+  /** Seconds of what ZeRO gathers and scatters in every micro-batch, as far as nothing hides it. */
+  readonly data: number
 }
 
-export const NOTHING: Phase = { products: 0, memory: 0, communication: 0 }
+export const NOTHING: Phase = { products: 0, memory: 0, communication: 0, data: 0 }
 
 export function sum(...phases: readonly Phase[]): Phase {
   return phases.reduce(
-    (total, { products, memory, communication }) => ({
+    (total, { products, memory, communication, data }) => ({
       products: total.products + products,
       memory: total.memory + memory,
       communication: total.communication + communication,
+      data: total.data + data,
     }),
     NOTHING,
   )
 }
 
-export function times({ products, memory, communication }: Phase, factor: number): Phase {
-  return { products: products * factor, memory: memory * factor, communication: communication * factor }
+export function times({ products, memory, communication, data }: Phase, factor: number): Phase {
+  return {
+    products: products * factor,
+    memory: memory * factor,
+    communication: communication * factor,
+    data: data * factor,
+  }
 }
 
-export function secondsOf({ products, memory, communication }: Phase): number {
-  return products + memory + communication
+export function secondsOf({ products, memory, communication, data }: Phase): number {
+  return products + memory + communication + data
 }

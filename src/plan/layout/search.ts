@@ -4,7 +4,16 @@ import { ConfigError } from '../../core/errors.ts'
 import { formatBytes } from '../../display/format.ts'
 import type { Architecture } from '../architecture.ts'
 import { divisors } from '../parallel.ts'
-import { type Layout, layoutOf, microBatches, problemOf, type Recompute } from './layout.ts'
+import {
+  devicesOf,
+  type Layout,
+  layoutOf,
+  microBatches,
+  problemOf,
+  type Recompute,
+  type Schedule,
+  type ZeroStage,
+} from './layout.ts'
 import { DEFAULT_FORMATS, type Formats, layoutMemory, memoryLimit } from './layout-memory.ts'
 import type { Cluster } from './machine.ts'
 import type { Software } from './software.ts'
@@ -75,20 +84,34 @@ export function searchLayouts(input: SearchInput): SearchResult {
   return { best: first.sort(byTime).slice(0, count), possible, fitting: timed.length }
 }
 
-function nothingFits(
-  { model, on, batchSize, pins }: SearchInput,
-  least: { layout: Layout; bytes: number } | undefined,
-  limit: number,
-): string {
+function nothingFits(input: SearchInput, least: { layout: Layout; bytes: number } | undefined, limit: number): string {
+  if (least === undefined) return `plan layout: ${whyNone(input)}`
+  const { model, on } = input
   const where = `${on.devices} x ${on.device.name}`
-  if (least === undefined) {
-    const pinned = layoutOf({ seqLen: 1, batchSize, ...pins, dataParallel: 1 })
-    const known = pins === undefined ? undefined : problemOf(model, { ...pinned, seqLen: pinned.contextParallel })
-    if (known !== undefined && Object.keys(pins ?? {}).length > 0) return `plan layout: ${known}`
-    return `plan layout: no layout divides ${where} and a batch of ${batchSize} sequences: take numbers with more small divisors, or fewer pinned options`
-  }
   const { tensorParallel: t, pipelineParallel: p, zeroStage, recompute } = least.layout
   return `plan layout: ${model.name} does not fit ${where}: the least that any layout takes is ${formatBytes(least.bytes)} of ${formatBytes(limit)} a device (tensor ${t}, pipeline ${p}, ZeRO ${zeroStage}, recompute ${recompute}); take more devices${least.bytes > 4 * limit ? '' : ', or an optimizer with smaller states'}`
+}
+
+/** What stands in the way of every layout: the pins and the model, then the pins and the devices, then the batch. */
+function whyNone({ model, on, batchSize, seqLen, pins }: SearchInput): string {
+  const pinned = layoutOf({ batchSize, seqLen, ...pins })
+  const { pipelineParallel, microBatchSize } = pinned
+  const least = microBatchSize * (pinned.chunks > 1 ? pipelineParallel : 1)
+  const known = problemOf(model, { ...pinned, dataParallel: 1, expertParallel: 1, batchSize: least })
+  if (known !== undefined) return known
+  const ways = devicesOf({ ...pinned, dataParallel: 1 })
+  if (on.devices % ways !== 0) {
+    const works = divisors(on.devices)
+    const near = [works.findLast((value) => value < ways), works.find((value) => value > ways)]
+    return `tensor x pipeline x context = ${ways} must divide ${on.devices} devices: ${near.filter((value) => value !== undefined).join(' or ')} would work`
+  }
+  const dataParallel = on.devices / ways
+  const sequences = dataParallel * least
+  const works = Math.max(1, Math.round(batchSize / sequences)) * sequences
+  return (
+    problemOf(model, { ...pinned, dataParallel, batchSize: sequences }) ??
+    `a batch of ${batchSize} sequences cannot be divided over ${on.devices} devices with micro-batches of ${microBatchSize}: ${works} sequences (--batch-tokens ${works * seqLen}) would work`
+  )
 }
 
 function* candidates({ model, on, batchSize, seqLen, pins = {}, software }: SearchInput): Generator<Layout> {
@@ -96,59 +119,69 @@ function* candidates({ model, on, batchSize, seqLen, pins = {}, software }: Sear
   const choose = <K extends keyof Layout>(key: K, values: readonly Layout[K][]): readonly Layout[K][] =>
     pins[key] === undefined ? values : [pins[key] as Layout[K]]
   const tensors = choose('tensorParallel', divisors(on.devicesPerNode))
+  const pipelines = choose(
+    'pipelineParallel',
+    divisors(devices).filter((p) => p <= model.numHiddenLayers),
+  )
   const contexts = choose(
     'contextParallel',
     divisors(devices).filter((c) => c === 1 || seqLen / c >= FEWEST_CONTEXT_TOKENS),
   )
+  const experts = choose('expertParallel', model.experts === undefined ? [1] : divisors(model.experts.count))
   const recomputes = choose('recompute', recomputePolicies(software))
-  const experts = model.experts === undefined ? [1] : divisors(model.experts.count)
-  for (const tensorParallel of tensors) {
-    for (const pipelineParallel of choose(
-      'pipelineParallel',
-      divisors(devices).filter((p) => p <= model.numHiddenLayers),
+  for (const [tensorParallel, pipelineParallel, contextParallel] of product(tensors, pipelines, contexts)) {
+    const dataParallel = devices / (tensorParallel * pipelineParallel * contextParallel)
+    if (!Number.isInteger(dataParallel) || batchSize % dataParallel !== 0) continue
+    if ((pins.dataParallel ?? dataParallel) !== dataParallel) continue
+    const cuts = { dataParallel, tensorParallel, pipelineParallel, contextParallel }
+    const isDivided = dataParallel * contextParallel > 1
+    const stages = choose('zeroStage', isDivided ? ([1, 2, 3] as const).filter((stage) => goesWith(stage, cuts)) : [0])
+    const microBatchSizes = choose('microBatchSize', MICRO_BATCHES).filter(
+      (size) => (batchSize / dataParallel) % size === 0,
+    )
+    const expertWays = experts.filter((ways) => dataParallel % ways === 0)
+    const chunkCounts = choose('chunks', chunksOf(model, pipelineParallel, pins.schedule))
+    for (const [microBatchSize, zeroStage, expertParallel, recompute, chunks] of product(
+      microBatchSizes,
+      stages,
+      expertWays,
+      recomputes,
+      chunkCounts,
     )) {
-      for (const contextParallel of contexts) {
-        const dataParallel = devices / (tensorParallel * pipelineParallel * contextParallel)
-        if (!Number.isInteger(dataParallel) || (pins.dataParallel ?? dataParallel) !== dataParallel) continue
-        if (batchSize % dataParallel !== 0) continue
-        const perPlace = model.numHiddenLayers / pipelineParallel
-        const chunkCounts = choose(
-          'chunks',
-          pipelineParallel === 1 || (pins.schedule !== undefined && pins.schedule !== 'interleaved')
-            ? [1]
-            : CHUNKS.filter((chunks) => chunks === 1 || chunks <= Math.ceil(perPlace)),
-        )
-        for (const microBatchSize of choose('microBatchSize', MICRO_BATCHES)) {
-          if ((batchSize / dataParallel) % microBatchSize !== 0) continue
-          for (const zeroStage of choose('zeroStage', dataParallel * contextParallel === 1 ? [0] : [1, 3])) {
-            // Parameters that are gathered for every micro-batch and stage do not go with a pipeline.
-            if (zeroStage === 3 && pipelineParallel > 1 && pins.zeroStage === undefined) continue
-            for (const expertParallel of choose('expertParallel', experts)) {
-              if (dataParallel % expertParallel !== 0) continue
-              for (const recompute of recomputes) {
-                for (const chunks of chunkCounts) {
-                  yield layoutOf({
-                    dataParallel,
-                    tensorParallel,
-                    pipelineParallel,
-                    contextParallel,
-                    expertParallel,
-                    zeroStage,
-                    microBatchSize,
-                    batchSize,
-                    seqLen,
-                    chunks,
-                    recompute,
-                    ...(pins.schedule !== undefined && chunks === 1 && { schedule: pins.schedule }),
-                  })
-                }
-              }
-            }
-          }
-        }
-      }
+      const rest = { microBatchSize, zeroStage, expertParallel, recompute, chunks, batchSize, seqLen }
+      yield layoutOf({ ...cuts, ...rest, ...(pins.schedule !== undefined && { schedule: pins.schedule }) })
     }
   }
+}
+
+/** Chunks of a rank that are looked at. */
+function chunksOf(model: Architecture, pipelineParallel: number, schedule: Schedule | undefined): readonly number[] {
+  if (pipelineParallel === 1 || (schedule !== undefined && schedule !== 'interleaved')) return [1]
+  const most = Math.ceil(model.numHiddenLayers / pipelineParallel)
+  return CHUNKS.filter((chunks) => (chunks === 1 ? schedule === undefined : chunks <= most))
+}
+
+type Lists = readonly (readonly unknown[])[]
+
+/** Every way to take one of each list, the last varying fastest. */
+function* product<T extends Lists>(...lists: T): Generator<{ [K in keyof T]: T[K][number] }> {
+  const [first, ...others] = lists
+  if (first === undefined) yield [] as unknown as { [K in keyof T]: T[K][number] }
+  for (const value of first ?? []) {
+    for (const rest of product(...others)) yield [value, ...rest] as unknown as { [K in keyof T]: T[K][number] }
+  }
+}
+
+/**
+ * Whether a ZeRO stage is looked at: it needs ranks to divide something over, and exchanges in every micro-batch do not go
+ * with a pipeline, which has many.
+ */
+export function goesWith(
+  stage: ZeroStage,
+  cuts: Pick<Layout, 'dataParallel' | 'contextParallel' | 'pipelineParallel'>,
+): boolean {
+  if (stage === 0) return true
+  return cuts.dataParallel * cuts.contextParallel > 1 && (stage === 1 || cuts.pipelineParallel === 1)
 }
 
 /** Fused attention keeps no scores: what selective recomputation would drop is not there. */

@@ -1,4 +1,8 @@
 // What the training program does, as far as it decides about time: facts about a program, not constants that are fitted.
+import { ConfigError } from '../../core/errors.ts'
+import type { DeviceSpec } from '../devices.ts'
+import { PRECISIONS, type PrecisionName } from '../precision.ts'
+import type { ProductPrecision } from './gemm.ts'
 
 export interface Software {
   readonly name: string
@@ -23,7 +27,8 @@ export interface Software {
   readonly gradientSumBytes: 2 | 4
   /** Bytes read and written for a parameter by unscaling, clipping and the optimizer. */
   readonly optimizerTraffic: number
-  readonly linearPrecision: 'bf16' | 'fp8'
+  /** Of the factors of linear layers' products; attention and the head are in 16 bits where these are in 8. */
+  readonly linearPrecision: ProductPrecision
   /** Adapters that one collective over nodes uses. */
   readonly collectiveRails: 'one' | 'all'
   /** What selective recomputation does: attention's core (arXiv:2205.05198), or every second product and all else. */
@@ -53,6 +58,34 @@ export const MODERN: Software = {
 }
 
 /**
+ * A present-day program in a precision recipe of the planner.
+ * @throws ConfigError where the device has no products in that format
+ */
+export function modernSoftware(device: DeviceSpec, precision: PrecisionName, overlapsTensor: boolean): Software {
+  const { format, gradientBytes } = PRECISIONS[precision]
+  if (device.peakFlops[format] === undefined) {
+    const works = (Object.keys(PRECISIONS) as PrecisionName[]).filter(
+      (name) => device.peakFlops[PRECISIONS[name].format] !== undefined,
+    )
+    throw new ConfigError(
+      `plan layout: ${device.name} has no products in ${format}, which ${precision} needs: --precision ${works.join(', ')} would work`,
+    )
+  }
+  return {
+    ...MODERN,
+    linearPrecision: format,
+    gradientBytes,
+    gradientSumBytes: gradientBytes,
+    overlapsTensor: overlapsTensor ? 'all' : 'none',
+  }
+}
+
+/** Of everything that fp8 is not used for. */
+export function otherPrecision({ linearPrecision }: Software): ProductPrecision {
+  return linearPrecision === 'fp8' ? 'bf16' : linearPrecision
+}
+
+/**
  * Megatron-LM as of arXiv:2104.04473: fp16, scores in memory with a fused masked softmax, dropout, nothing overlapped
  * (`--DDP-impl local`), unscaling, overflow check, norm, clipping and Adam as separate passes.
  */
@@ -66,6 +99,7 @@ export const MEGATRON_2021: Software = {
   overlapsPipeline: false,
   gradientBytes: 2,
   gradientSumBytes: 2,
+  linearPrecision: 'fp16',
   optimizerTraffic: 62,
 }
 
@@ -91,7 +125,6 @@ export const TORCHTITAN: Software = {
   ...MODERN,
   name: 'torchtitan',
   attention: 'flash2',
-  gradientSumBytes: 4,
   overlapsPipeline: false,
   selective: 'every-second-product',
 }

@@ -1,20 +1,14 @@
 // The time of one training step under a layout: chunks of layers on a pipeline's clock, then what data-parallel ranks
 // exchange, then the optimizer. Says where the time goes; memory and the choice of layouts are elsewhere.
-import { type Architecture, attentionParameters, mlpParameters, normParametersOfLayer } from '../architecture.ts'
-import {
-  allGatherSeconds,
-  allReduceSeconds,
-  type Group,
-  groupOf,
-  reduceScatterSeconds,
-  sendSeconds,
-} from './collectives.ts'
-import { memorySeconds } from './gemm.ts'
-import { embeddingTime, headTime, type LayerTime, layerTime, type Setting, tokensOf } from './layer.ts'
+import type { Architecture } from '../architecture.ts'
+import { allGatherSeconds, groupOf, sendSeconds } from './collectives.ts'
+import { type ChunkPhases, dataSeconds, optimizerSeconds, withDataExchange } from './data-parallel.ts'
+import { embeddingTime, headTime, type LayerTime, layerTime } from './layer.ts'
 import { checkLayout, devicesOf, type Layout, layersByChunk, microBatches } from './layout.ts'
 import type { Cluster } from './machine.ts'
 import { type Phase, secondsOf, sum, times } from './phase.ts'
 import { bubbleFormula } from './schedule.ts'
+import { type Setting, tokensOf, widthOf } from './setting.ts'
 import type { Software } from './software.ts'
 import { type ChunkTime, simulate, type Timeline } from './timeline.ts'
 
@@ -28,9 +22,20 @@ export interface StepParts {
   readonly transfers: number
   /** Waiting for other stages. */
   readonly bubble: number
-  /** Gradients and parameters between data-parallel ranks, as far as nothing hides them. */
+  /** Gradients and parameters between data-parallel ranks, as far as nothing hides it. */
   readonly data: number
   readonly optimizer: number
+}
+
+/** In the words of reports, in the order of their bars. */
+export const PART_NAMES: Readonly<Record<keyof StepParts, string>> = {
+  products: 'products and attention',
+  memory: 'memory traffic',
+  communication: 'tensor, context, expert exchange',
+  transfers: 'transfers between stages',
+  bubble: 'waiting for other stages',
+  data: 'data-parallel exchange',
+  optimizer: 'optimizer',
 }
 
 export interface StepEstimate {
@@ -98,22 +103,18 @@ export function estimateStep(
   return {
     seconds,
     parts: {
-      ...work,
+      products: work.products,
+      memory: work.memory,
+      communication: work.communication,
       transfers,
       bubble: pipeline - secondsOf(work) - transfers,
-      data,
+      data: work.data + data,
       optimizer,
     },
     tokensPerSecond: tokens / seconds,
     tokensPerSecondPerDevice: tokens / seconds / devicesOf(layout),
     timeline,
   }
-}
-
-interface ChunkPhases {
-  readonly forward: Phase
-  readonly input: Phase
-  readonly weight: Phase
 }
 
 function chunkPhases(setting: Setting): ChunkPhases[] {
@@ -134,89 +135,8 @@ function chunkPhases(setting: Setting): ChunkPhases[] {
     if (chunk === layers.length - 1) pieces.push([headTime(setting), 1])
     const total = (of: keyof LayerTime): Phase => sum(...pieces.map(([piece, factor]) => times(piece[of], factor)))
     const phases = { forward: total('forward'), input: total('backwardInput'), weight: total('backwardWeight') }
-    return layout.zeroStage === 3 ? withGathers(setting, phases, count) : phases
+    return withDataExchange(setting, phases, { layers: count, sparseLayers: count - denseHere })
   })
-}
-
-/** ZeRO-3: a layer's parameters are gathered before its forward and its backward, its gradients are scattered after. */
-function withGathers(setting: Setting, { forward, input, weight }: ChunkPhases, layers: number): ChunkPhases {
-  const { on, software, layout } = setting
-  const group = dataGroup(setting)
-  const elements =
-    localParameters(setting) / layersByChunk(setting.model, layout).reduce((sum, count) => sum + count, 0)
-  const gather = layers * allGatherSeconds(on, 2 * elements, group, software.collectiveRails)
-  const scatter = layers * reduceScatterSeconds(on, software.gradientBytes * elements, group, software.collectiveRails)
-  const backward = gather + scatter
-  const computed = secondsOf(input) + secondsOf(weight)
-  return {
-    forward: beside(setting, forward, secondsOf(forward), gather),
-    input: beside(setting, input, computed, backward),
-    weight,
-  }
-}
-
-/** A phase with communication beside its work: the longer of the two, and what communication takes from the work. */
-function beside({ on, software }: Setting, phase: Phase, work: number, seconds: number): Phase {
-  const exposed = software.overlapsData
-    ? Math.max(0, seconds - work) + on.constants.overlapCost * Math.min(seconds, work)
-    : seconds
-  return { ...phase, communication: phase.communication + exposed }
-}
-
-/** Parameters of the fullest pipeline rank on one device. */
-export function localParameters({ model, layout }: Setting): number {
-  const perLayer = denseLayerParameters(model) / layout.tensorParallel
-  const chunks = layersByChunk(model, layout)
-  const ranks = Array.from({ length: layout.pipelineParallel }, (_, rank) => {
-    let layers = 0
-    for (let chunk = rank; chunk < chunks.length; chunk += layout.pipelineParallel) layers += chunks[chunk]!
-    const ends = (rank === 0 ? 1 : 0) + (rank === layout.pipelineParallel - 1 && !model.tieWordEmbeddings ? 1 : 0)
-    return layers * perLayer + (ends * model.vocabSize * model.hiddenSize) / layout.tensorParallel
-  })
-  return Math.max(...ranks)
-}
-
-/** Of an average layer, without its routed experts. */
-function denseLayerParameters(model: Architecture): number {
-  const { experts, numHiddenLayers: layers } = model
-  const own = attentionParameters(model) + normParametersOfLayer(model)
-  if (experts === undefined) return own + mlpParameters(model, model.intermediateSize)
-  const sparse = experts.count * model.hiddenSize + mlpParameters(model, experts.sharedIntermediateSize)
-  const dense = mlpParameters(model, model.intermediateSize)
-  return own + (experts.denseLayers * dense + (layers - experts.denseLayers) * sparse) / layers
-}
-
-/** Parameters of routed experts on one device. */
-function localExpertParameters({ model, layout }: Setting): number {
-  const { experts } = model
-  if (experts === undefined) return 0
-  const layers = (model.numHiddenLayers - experts.denseLayers) / layout.pipelineParallel
-  const expert = mlpParameters(model, experts.intermediateSize)
-  return (layers * experts.count * expert) / layout.expertParallel / layout.tensorParallel
-}
-
-/** Ranks that hold the same parameters: data-parallel and context-parallel ones. */
-function dataGroup({ layout, on }: Setting): Group {
-  return groupOf(on, layout.dataParallel * layout.contextParallel, layout.tensorParallel)
-}
-
-/** Seconds of the exchange of gradients (and, with ZeRO, of parameters) that nothing hides. */
-function dataSeconds(setting: Setting, hidden: number): number {
-  const { layout, on, software } = setting
-  const group = dataGroup(setting)
-  if (group.size === 1) return 0
-  const exchange = (parameters: number, among: Group): number => {
-    if (among.size === 1 || parameters === 0) return 0
-    const gradientBytes = parameters * software.gradientBytes
-    if (layout.zeroStage === 0) return allReduceSeconds(on, gradientBytes, among)
-    const scatter = reduceScatterSeconds(on, gradientBytes, among)
-    return scatter + allGatherSeconds(on, 2 * parameters, among)
-  }
-  const { expertParallel } = layout
-  const experts = groupOf(on, group.size / expertParallel, layout.tensorParallel * expertParallel)
-  const dense = layout.zeroStage === 3 ? 0 : exchange(localParameters(setting), group)
-  const seconds = dense + exchange(localExpertParameters(setting), experts)
-  return Math.max(0, seconds - hidden) + on.constants.overlapCost * Math.min(seconds, hidden)
 }
 
 /** What the gradients' exchange can hide behind: the last micro-batch's backward through one rank. */
@@ -225,18 +145,11 @@ function lastBackward({ layout }: Setting, chunks: readonly ChunkPhases[]): numb
   return all / layout.pipelineParallel
 }
 
-function optimizerSeconds(setting: Setting): number {
-  const { layout, on, software } = setting
-  const shards = layout.zeroStage === 0 ? 1 : dataGroup(setting).size
-  const expertShards = layout.zeroStage === 0 ? 1 : Math.max(1, dataGroup(setting).size / layout.expertParallel)
-  const parameters = localParameters(setting) / shards + localExpertParameters(setting) / expertShards
-  return memorySeconds(on, parameters * software.optimizerTraffic)
-}
-
 /** Seconds of one activation's way to the next stage. */
-function transferSeconds({ model, layout, on, software }: Setting): number {
+function transferSeconds(setting: Setting): number {
+  const { model, layout, on, software } = setting
   if (layout.pipelineParallel === 1) return 0
-  const bytes = tokensOf(layout) * model.hiddenSize * 2
+  const bytes = tokensOf(layout) * model.hiddenSize * widthOf(setting)
   const t = layout.tensorParallel
   const stride = devicesOf(layout) / layout.pipelineParallel
   const isInsideNode = stride * 2 <= on.devicesPerNode

@@ -1,6 +1,6 @@
 // What runs say when the parametric law is fitted to them: constants with their uncertainty, the compute-optimal model
 // of a budget, and how well the fit of the smaller runs predicts the largest. As data (JSON) and as lines.
-import { ConfigError } from '../../core/errors.ts'
+import { ConfigError, DataError } from '../../core/errors.ts'
 import { table } from '../../display/text.ts'
 import { fitIsoflops, type IsoflopFit, type IsoflopMethod, isoflopGroups } from './isoflop.ts'
 import {
@@ -59,6 +59,7 @@ export interface FitReport {
   /** Exponent of parameters in the optimum, beta / (alpha + beta). */
   exponent: Estimate
   optima: OptimumEstimate[]
+  /** undefined where none were asked for, or the others are too few for a fit. */
   heldOut: HeldOut | undefined
   /** Approach 2, where enough runs share their compute. */
   isoflops: Partial<Record<IsoflopMethod, IsoflopFit>>
@@ -79,6 +80,8 @@ export interface ReportOptions {
   budgets?: readonly number[]
 }
 
+/** A published law that misses by more is of another text or tokenizer: no line about it. */
+const COMPARABLE = 0.1
 /** Resamples between two looks at the clock. */
 const AT_ONCE = 50
 
@@ -111,7 +114,7 @@ export async function reportFit(
       tokens: estimate((law) => computeOptimal(law, flops).tokens),
       loss: estimate((law) => computeOptimal(law, flops).loss),
     })),
-    heldOut: holdOut > 0 ? predictLargest(points, holdOut, form) : undefined,
+    heldOut: holdOut > 0 ? unlessTooFew(() => predictLargest(points, holdOut, form)) : undefined,
     isoflops: isoflopFits(points),
     published: [BESIROGLU_2024, HOFFMANN_2022].map((law) => ({ law, residual: residualOf(law, points) })),
     resamples,
@@ -153,14 +156,22 @@ export function predictLargest(points: readonly RunPoint[], part: number, form: 
 function isoflopFits(points: readonly RunPoint[]): FitReport['isoflops'] {
   const groups = isoflopGroups(points, 0.05)
   const fits: FitReport['isoflops'] = {}
+  if (groups.length < 3) return fits
   for (const method of ['parabola', 'interpolation'] as const) {
-    try {
-      if (groups.length >= 3) fits[method] = fitIsoflops(groups, method)
-    } catch {
-      // These runs have no isoFLOP optima: approach 2 has nothing to say.
-    }
+    const fit = unlessTooFew(() => fitIsoflops(groups, method))
+    if (fit !== undefined) fits[method] = fit
   }
   return fits
+}
+
+/** undefined where the runs are too few for it, or their curves have no lowest point. */
+function unlessTooFew<T>(fit: () => T): T | undefined {
+  try {
+    return fit()
+  } catch (error) {
+    if (error instanceof DataError) return undefined
+    throw error
+  }
 }
 
 const number = (value: number): string =>
@@ -183,10 +194,13 @@ export function describeFit(report: FitReport): string[] {
     ...table([
       ['', 'estimate', 'standard error', '95 % interval'],
       ...PARAMETER_NAMES.map((name) => row(name, estimates[name])),
-      row('N grows as C^', exponent),
+      // Equal exponents make it 1/2 without asking the runs.
+      ...(form.hasEqualExponents ? [] : [row('N grows as C^', exponent)]),
     ]),
     `residuals: ${percent(fit.residual)} of the loss, root mean square${fit.hasConverged ? '' : '; the fit has not converged'}`,
-    ...report.published.map(({ law, residual }) => `  of ${law.name} on the same runs: ${percent(residual)}`),
+    ...report.published
+      .filter(({ residual }) => residual < COMPARABLE)
+      .map(({ law, residual }) => `  of ${law.name} on the same runs: ${percent(residual)}`),
   ]
   if (report.heldOut !== undefined) lines.push(...describeHeldOut(report.heldOut))
   for (const [method, isoflops] of Object.entries(report.isoflops)) lines.push(...describeIsoflops(method, isoflops))

@@ -1,5 +1,7 @@
 // What a sweep's runs say: the law, how far it can be trusted, what to train next and how, which sizes use tokens best,
 // and what another depth would have changed.
+import { DataError } from '../../core/errors.ts'
+import { type EnvelopeFit, fitEnvelope, type LossCurve, smoothCurve } from '../scaling/envelope.ts'
 import { type Estimate, type FitReport, reportFit } from '../scaling/fit-report.ts'
 import { ParametricBootstrap } from '../scaling/parametric-fit.ts'
 import { lossOf, optimalTokens, type ParametricLaw, TRAINING_FLOPS } from '../scaling/parametric-law.ts'
@@ -27,6 +29,8 @@ export interface SweepReport {
   readonly recommendation: Recommendation | undefined
   /** Loss at equal tokens by size: rows of the grid. */
   readonly sampleEfficiency: readonly { tokens: number; losses: readonly { parameters: number; loss: number }[] }[]
+  /** Approach 1: the lowest training loss at each compute; undefined where one size has it everywhere. */
+  readonly envelope: Omit<EnvelopeFit, 'envelope'> | undefined
   readonly shapes: readonly { layers: number; hiddenSize: number; parameters: number; loss: number }[]
 }
 
@@ -35,13 +39,16 @@ const RESAMPLES = 1000
 export const SWEEP_FORM = { delta: 0.01, hasEqualExponents: true }
 const HELD_OUT_PART = 0.25
 
-/** @param factor  size of the recommended model over the largest of the grid */
+/**
+ * @param options.factor  size of the recommended model over the largest of the grid
+ * @param options.curves  training losses of the grid's runs, for approach 1
+ */
 export async function analyseSweep(
   results: SweepResults,
   grid: SweepGrid,
   budget: SweepBudget,
   setting: SweepSetting,
-  options: { factor: number; turn?: () => Promise<void> },
+  options: { factor: number; curves?: readonly LossCurve[]; turn?: () => Promise<void> },
 ): Promise<SweepReport> {
   const points = pointsOf(results.grid)
   const settings = { ...SWEEP_FORM, resamples: RESAMPLES, seed: setting.seed, holdOut: HELD_OUT_PART }
@@ -65,12 +72,24 @@ export async function analyseSweep(
       const losses = row.map(({ spec, loss }) => ({ parameters: spec.parameters, loss }))
       return [{ tokens: tokensOf(row[0]!.spec), losses }]
     }),
+    envelope: envelopeOf(options.curves ?? []),
     shapes: results.shapes.map(({ spec, loss }) => ({
       layers: spec.shape.numHiddenLayers,
       hiddenSize: spec.shape.hiddenSize,
       parameters: spec.parameters,
       loss,
     })),
+  }
+}
+
+function envelopeOf(curves: readonly LossCurve[]): SweepReport['envelope'] {
+  if (curves.length === 0) return undefined
+  try {
+    const { parameters, tokens } = fitEnvelope(curves.map((curve) => smoothCurve(curve)))
+    return { parameters, tokens }
+  } catch (error) {
+    if (error instanceof DataError) return undefined
+    throw error
   }
 }
 
@@ -83,7 +102,7 @@ function recommend(
   estimate: (of: (law: ParametricLaw) => number) => Estimate,
 ): Recommendation | undefined {
   const largest = grid.sizes.at(-1)!
-  const shape = shapeOf(factor * largest.parameters, setting.vocabSize, largest.shape.numHiddenLayers)
+  const shape = shapeOf(factor * largest.parameters, setting.vocabSize, grid.family)
   if (shape === undefined) return undefined
   const wanted = estimate((law) => optimalTokens(law, factor * largest.parameters))
   const tokens = Math.min(wanted.value, budget.uniqueTokens)

@@ -3,7 +3,7 @@
 import { ConfigError } from '../../core/errors.ts'
 import { TRAINING_FLOPS } from '../scaling/parametric-law.ts'
 import { flopsPerToken, type SweepSetting } from './run-spec.ts'
-import { depthOf, type ModelShape, shapeOf, shapeParameters } from './shapes.ts'
+import { familyOf, type ModelFamily, type ModelShape, shapeOf, shapeParameters } from './shapes.ts'
 
 export interface SweepBudget {
   /** FLOPs of all runs, attention included. */
@@ -28,6 +28,7 @@ export interface GridCell {
 }
 
 export interface SweepGrid {
+  readonly family: ModelFamily
   readonly sizes: readonly GridSize[]
   /** Tokens, rising. */
   readonly horizons: readonly number[]
@@ -83,13 +84,12 @@ export function planGrid(budget: SweepBudget, setting: SweepSetting): SweepGrid 
 function latticeOf(largestFlops: number, budget: SweepBudget, setting: SweepSetting): SweepGrid | undefined {
   const centre = Math.sqrt(largestFlops / (TRAINING_FLOPS * CENTRE_RATIO))
   const wanted = SIZE_STEPS.map((step) => centre * 2 ** step)
-  const layers = depthOf(wanted[2]!, setting.vocabSize)
-  const sizes: GridSize[] = []
-  for (const parameters of wanted) {
-    const shape = layers === undefined ? undefined : shapeOf(parameters, setting.vocabSize, layers)
-    if (shape === undefined) return undefined
-    sizes.push({ shape, parameters: shapeParameters(shape, setting.vocabSize) })
-  }
+  const family = familyOf(wanted, setting.vocabSize)
+  if (family === undefined) return undefined
+  const sizes = wanted.map((parameters): GridSize => {
+    const shape = shapeOf(parameters, setting.vocabSize, family)!
+    return { shape, parameters: shapeParameters(shape, setting.vocabSize) }
+  })
   const horizons = HORIZON_STEPS.map((step) => CENTRE_RATIO * centre * 2 ** step)
   const cells = sizes.flatMap((_, size) =>
     horizons.flatMap((tokens, horizon) => {
@@ -109,7 +109,7 @@ function latticeOf(largestFlops: number, budget: SweepBudget, setting: SweepSett
     large: { size: last - 1, horizon: 0 },
   }
   if (horizons[0]! < LEAST_TOKENS) return undefined
-  return { sizes, horizons, cells, anchors, shapeCell: { size: 1, horizon: 1 }, largestFlops }
+  return { family, sizes, horizons, cells, anchors, shapeCell: { size: 1, horizon: 1 }, largestFlops }
 }
 
 /** FLOPs of a run of a cell, its validation and start included. */

@@ -32,6 +32,10 @@ export function describeSweep(
   { columns, color }: { columns: number; color: boolean },
 ): string[] {
   const lines = [...frontierPlot(report, results, columns, color), '', ...describeFit(report.fit)]
+  if (report.envelope !== undefined) {
+    const { parameters } = report.envelope
+    lines.push(`envelope of the training losses: N grows as C^${parameters.exponent.toFixed(3)}`)
+  }
   lines.push('', 'learning rate and batch, as searched:', ...searchTable(results))
   lines.push('', 'sample efficiency: validation loss at equal tokens, by parameters', ...efficiencyTable(report))
   if (report.shapes.length > 1) lines.push('', 'width against depth, at equal size and tokens:', ...shapeTable(report))

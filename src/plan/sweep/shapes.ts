@@ -1,5 +1,5 @@
-// Llamas of wanted numbers of parameters for a sweep. All of its models have the same layers, so that width alone changes:
-// a whole layer more or less would be a step in the law. The width of the MLP takes up what the width of the model leaves,
+// Llamas of wanted numbers of parameters for a sweep. All of its models have the same layers and the same width of a head,
+// so that width alone changes: a whole layer more or less would be a step in the law. The width of the MLP takes up what the width of the model leaves,
 // so that sizes lie where the sweep wants them, to about a per cent.
 import { type Architecture, architecture, countParameters } from '../architecture.ts'
 
@@ -20,11 +20,15 @@ const MLP_STEP = 8
 const WIDTHS = [16, 32, 48, 64, 96, 128, 160, 192, 224, ...Array.from({ length: 125 }, (_, i) => 256 + 64 * i)]
 const LARGEST_MISS = 0.02
 
-/** Heads are 16 or 32 wide in narrow models, 64 in the others. */
-function headsOf(hiddenSize: number): number {
-  if (hiddenSize >= 256) return hiddenSize / 64
-  return hiddenSize % 32 === 0 ? hiddenSize / 32 : hiddenSize / 16
+/** What the models of a sweep have in common. */
+export interface ModelFamily {
+  readonly numHiddenLayers: number
+  readonly headDim: number
 }
+
+/** The first that leaves the smallest model two heads: with one of 32 a width of 32 lost 5 % to a width of 48 with three. */
+const HEAD_DIMS = [64, 32, 16]
+const LEAST_HEADS = 2
 
 export function shapeArchitecture(shape: ModelShape, vocabSize: number, name = 'sweep'): Architecture {
   return architecture({ name, vocabSize, ...shape, tieWordEmbeddings: true })
@@ -35,29 +39,45 @@ export function shapeParameters(shape: ModelShape, vocabSize: number): number {
   return countParameters(shapeArchitecture(shape, vocabSize)).total
 }
 
-/** Layers of a model of usual proportions. @returns undefined when the vocabulary leaves no room for layers */
-export function depthOf(parameters: number, vocabSize: number): number | undefined {
-  let best: { layers: number; miss: number } | undefined
+/** The common layers and heads for models of these sizes, rising; undefined when the vocabulary leaves them no room. */
+export function familyOf(sizes: readonly number[], vocabSize: number): ModelFamily | undefined {
+  const numHiddenLayers = usualLayers(sizes[Math.floor(sizes.length / 2)]!, vocabSize)
+  for (const headDim of HEAD_DIMS) {
+    const family = { numHiddenLayers, headDim }
+    const shapes = sizes.map((parameters) => shapeOf(parameters, vocabSize, family))
+    if (shapes.every((shape) => shape !== undefined) && shapes[0]!.numAttentionHeads >= LEAST_HEADS) return family
+  }
+  return undefined
+}
+
+/** Layers of a model of usual proportions. */
+function usualLayers(parameters: number, vocabSize: number): number {
+  let best = { layers: LEAST_LAYERS, miss: Number.POSITIVE_INFINITY }
   for (const hiddenSize of WIDTHS) {
     const layers = Math.max(LEAST_LAYERS, Math.round(hiddenSize / WIDTH_PER_LAYER))
     const shape = {
       hiddenSize,
       numHiddenLayers: layers,
-      numAttentionHeads: headsOf(hiddenSize),
+      numAttentionHeads: 1,
       intermediateSize: MLP_STEP * Math.max(1, Math.round((MLP_RATIO * hiddenSize) / MLP_STEP)),
     }
     const miss = Math.abs(Math.log(shapeParameters(shape, vocabSize) / parameters))
-    if (best === undefined || miss < best.miss) best = { layers, miss }
+    if (miss < best.miss) best = { layers, miss }
   }
-  return best !== undefined && best.miss < 1 ? best.layers : undefined
+  return best.layers
 }
 
-/** The model of so many parameters and layers whose MLP is nearest to usual proportions; undefined when there is none. */
-export function shapeOf(parameters: number, vocabSize: number, numHiddenLayers: number): ModelShape | undefined {
+/** The model of so many parameters whose MLP is nearest to usual proportions; undefined when there is none. */
+export function shapeOf(
+  parameters: number,
+  vocabSize: number,
+  { numHiddenLayers, headDim }: ModelFamily,
+): ModelShape | undefined {
   let best: { shape: ModelShape; cost: number } | undefined
   for (const hiddenSize of WIDTHS) {
+    if (hiddenSize % headDim !== 0) continue
     if (vocabSize * hiddenSize >= parameters) break
-    const narrow = { hiddenSize, numHiddenLayers, numAttentionHeads: headsOf(hiddenSize), intermediateSize: MLP_STEP }
+    const narrow = { hiddenSize, numHiddenLayers, numAttentionHeads: hiddenSize / headDim, intermediateSize: MLP_STEP }
     const rest = parameters - shapeParameters(narrow, vocabSize)
     const intermediateSize = MLP_STEP * (1 + Math.round(rest / (3 * hiddenSize * MLP_STEP * numHiddenLayers)))
     const ratio = intermediateSize / hiddenSize

@@ -83,11 +83,12 @@ export async function runSweep(
 }
 
 /** The usual shape of the size, and deeper and wider ones of as many parameters where there are any. */
-function shapesOf({ sizes, shapeCell }: SweepGrid, vocabSize: number): ModelShape[] {
+function shapesOf({ family, sizes, shapeCell }: SweepGrid, vocabSize: number): ModelShape[] {
   const { shape, parameters } = sizes[shapeCell.size]!
   const others = OTHER_DEPTHS.flatMap((factor) => {
-    const layers = Math.max(1, Math.round(shape.numHiddenLayers * factor))
-    const other = layers === shape.numHiddenLayers ? undefined : shapeOf(parameters, vocabSize, layers)
+    const numHiddenLayers = Math.max(1, Math.round(shape.numHiddenLayers * factor))
+    if (numHiddenLayers === shape.numHiddenLayers) return []
+    const other = shapeOf(parameters, vocabSize, { ...family, numHiddenLayers })
     return other === undefined ? [] : [other]
   })
   return [shape, ...others].sort((a, b) => a.numHiddenLayers - b.numHiddenLayers)

@@ -41,13 +41,13 @@ export interface TuningSearch {
   readonly valley: Valley
 }
 
-/** Where searches start: about what models of 1e5 parameters took, falling with size as in Li et al. 2025 (arXiv:2503.04715). */
+/** Where searches start: what models of 1e5 parameters took; the batch grows as in Li et al. 2025 (arXiv:2503.04715). */
 const FIRST = {
   lr: 0.02,
   parameters: 1e5,
   batchTokens: 1024,
   sizeExponent: -0.35,
-  batchScale: 0.58,
+  batchScale: 0.15,
   batchExponent: 0.571,
 }
 const LR_RANGE = { low: Math.log2(1e-5), high: Math.log2(0.3) }
@@ -68,7 +68,7 @@ export async function tune(
   const losses = async (specs: readonly RunSpec[]): Promise<number[] | undefined> =>
     (await pool.runAll(specs))?.map((result) => result.loss)
 
-  /** The best batch, when the rate follows it by its root. */
+  /** The largest batch that loses next to nothing, when the rate follows it by its root. */
   const searchBatch = async (anchor: Anchor, start: number, lrAt: (batchTokens: number) => number) => {
     const range = { low: Math.log2(seqLen), high: Math.log2(anchor.tokens / 50) }
     const specsAt = (x: readonly number[]): RunSpec[] =>
@@ -81,7 +81,9 @@ export async function tune(
     if (valley === undefined) return undefined
     const search = { what: 'batch', parameters: parametersOf(anchor), tokens: anchor.tokens, valley } as const
     searches.push({ ...search, batchTokens: 2 ** valley.x })
-    return wholeRows(2 ** valley.x, seqLen)
+    // Larger batches run faster: half way to where half a per cent is lost costs an eighth of one.
+    const chosen = valley.flat === undefined ? valley.x : (valley.x + valley.flat.high) / 2
+    return wholeRows(2 ** Math.min(chosen, range.high), seqLen)
   }
   const searchLr = async (anchor: Anchor, batchTokens: number, start: number) => {
     const specsAt = (x: readonly number[]): RunSpec[] =>

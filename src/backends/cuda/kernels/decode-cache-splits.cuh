@@ -55,6 +55,9 @@ TY_INLINE void attendItems(const Step& step, const Layer& layer, Ring& ring, int
       }
       ring.release();
     }
+#ifdef PROFILE
+    TY_STAMP(ATTEND, 1)
+#endif
     attention.store(stats + 2 * warp * HEAD_ROWS, outputs + warp * HEAD_ROWS * HEAD_DIM);
     blockSync();
     const int warps = min(WARPS, (span.end - span.begin) * UNITS);

@@ -4,11 +4,14 @@
 // other warps takes a sixteenth of the inputs, kept in registers.
 #ifdef PROFILE
 __device__ __shared__ long long profile[8][4], profileLast;
+__device__ __shared__ int profilePhase;
 #define TY_STAMP(phase, kind) \
   if (threadIdx.x == 0) { long long now = clock64(); profile[phase][kind] += now - profileLast; profileLast = now; }
-#define TY_WAITED(phase, from) if (threadIdx.x == 0) profile[phase][3] += clock64() - from;
+#define TY_WAITED(from) if (threadIdx.x == 0) profile[profilePhase][3] += clock64() - from;
+#define TY_PHASE(phase) if (threadIdx.x == 0) profilePhase = phase;
 #else
 #define TY_STAMP(phase, kind)
+#define TY_PHASE(phase)
 #endif
 #include "decode-cache-splits.cuh"
 
@@ -71,11 +74,20 @@ struct Producer {
 
   /** Waits for room, then announces `bytes`; the lanes' copies follow. */
   TY_INLINE u32 open(u32 bytes) {
+#ifdef PROFILE
+    long long from = clock64();
+    mbarrierWait(emptyOf(barriers, place.entry), place.round ^ 1);
+    if (threadIdx.x == THREADS) profile[END][0] += clock64() - from;
+    from = clock64();
+#endif
     mbarrierWait(emptyOf(barriers, place.entry), place.round ^ 1);
     if (started >= IN_FLIGHT) {
       mbarrierWait(fullOf(barriers, landing.entry), landing.round);
       landing.advance();
     }
+#ifdef PROFILE
+    if (threadIdx.x == THREADS) profile[END][1] += clock64() - from;
+#endif
     started++;
     if ((threadIdx.x & 31) == 0) mbarrierExpect(fullOf(barriers, place.entry), bytes);
     __syncwarp();
@@ -131,7 +143,7 @@ struct Ring {
 #ifdef PROFILE
     long long from = clock64();
     mbarrierWait(fullOf(barriers, place.entry), place.round);
-    TY_WAITED(7, from)
+    TY_WAITED(from)
 #endif
     mbarrierWait(fullOf(barriers, place.entry), place.round);
     return ring + place.entry * ENTRY_BYTES;
@@ -296,6 +308,9 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
       mbarrierInit(emptyOf(barriers, i), WARPS);
     }
     mbarrierInitFence();
+#ifdef PROFILE
+    for (int i = 0; i < 32; i++) profile[i / 4][i % 4] = 0; profileLast = clock64();
+#endif
   }
   __syncthreads();
   if (threadIdx.x >= THREADS) {
@@ -304,9 +319,6 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
     return;
   }
 
-#ifdef PROFILE
-  if (threadIdx.x == 0) { for (int i = 0; i < 32; i++) profile[i / 4][i % 4] = 0; profileLast = clock64(); }
-#endif
   Ring ring{ringAt, barriers};
   const int batch = step.batch, items = workOf(step, ATTEND), blocks = gridDim.x;
   const bool isSplit = hasSplits(step);
@@ -331,6 +343,7 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
   for (int l = 0; l < step.numLayers; l++) {
     const Layer& layer = layers[l];
     if (const int first = rotation.next(QKV_TILES); first < QKV_TILES) {
+      TY_PHASE(QKV)
       Inputs<HIDDEN> x;
       const Inputs<HIDDEN>::Weight norm(layer.inputNorm);
       if (l == 0) {
@@ -351,12 +364,15 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
       arrive(step, QKV);
     }
     if (const int first = rotation.next(items); first < items) {
+      TY_PHASE(ATTEND)
       await(step, QKV, expected(QKV, l));
       TY_STAMP(ATTEND, 0)
       attendItems(step, layer, ring, first, items, area);
+      TY_STAMP(SPLIT, 0)
       if (isSplit) {
         arrive(step, SPLIT);
         await(step, SPLIT, expected(ATTEND, l));
+        TY_STAMP(SPLIT, 1)
         joinItems(step, first, items);
         blockSync();
       }
@@ -364,6 +380,7 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
       arrive(step, ATTEND);
     }
     if (const int first = rotation.next(HIDDEN / 16); first < HIDDEN / 16) {
+      TY_PHASE(O)
       await(step, ATTEND, expected(ATTEND, l));
       TY_STAMP(O, 0)
       Inputs<Q_WIDTH> x;
@@ -379,6 +396,7 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
       arrive(step, O);
     }
     if (const int first = rotation.next(FEED_FORWARD / 8); first < FEED_FORWARD / 8) {
+      TY_PHASE(GATE_UP)
       const Inputs<HIDDEN>::Weight norm(layer.postNorm);
       await(step, O, expected(O, l));
       TY_STAMP(GATE_UP, 0)
@@ -394,6 +412,7 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
       arrive(step, GATE_UP);
     }
     if (const int first = rotation.next(HIDDEN / 16); first < HIDDEN / 16) {
+      TY_PHASE(DOWN)
       await(step, GATE_UP, expected(GATE_UP, l));
       TY_STAMP(DOWN, 0)
       Inputs<FEED_FORWARD> x;
@@ -406,6 +425,7 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
     }
   }
 
+  TY_PHASE(HEAD)
   const Inputs<HIDDEN>::Weight norm(step.finalNorm);
   await(step, DOWN, expected(DOWN, step.numLayers - 1));
   TY_STAMP(HEAD, 0)

@@ -196,18 +196,22 @@ TY_INLINE void gridBarrier(const Step& step, u32& target) {
 
 /** Words between two counters: each has a line of its own. */
 constexpr int COUNTER_WORDS = 32;
-/** Says that this block is done with `phase`; all its computing threads have passed a blockSync since. */
+/** Says that this block is done with `phase`, by one thread: others have met it at a barrier since. */
+TY_INLINE void arriveRelease(const Step& step, int phase) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(step.counters + phase * COUNTER_WORDS) : "memory");
+}
+/** The same after a blockSync. */
 TY_INLINE void arrive(const Step& step, int phase) {
-  if (threadIdx.x == 0) {
-    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(step.counters + phase * COUNTER_WORDS) : "memory");
-  }
+  if (threadIdx.x == 0) arriveRelease(step, phase);
 }
 /** Waits until `arrivals` blocks were done with `phase` in this launch, and sees what they wrote before. */
 TY_INLINE void await(const Step& step, int phase, u32 arrivals) {
+#ifndef NO_AWAIT
   if (threadIdx.x == 0) {
     while (loadAcquire(step.counters + phase * COUNTER_WORDS) < arrivals) {
     }
   }
+#endif
   blockSync();
 }
 

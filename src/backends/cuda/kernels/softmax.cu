@@ -1,9 +1,16 @@
-// Softmax of rows and its gradient, in place: part of attention by whole matrices, which is only measured. A block a row,
-// 16 bytes a thread at a time where rows allow it. A row is read twice and written once: short rows come from the
+// Softmax of rows and its gradient, in place: part of attention by whole matrices, which is only measured. A warp or a
+// block a row, 16 bytes a thread at a time where rows allow it. A row is read twice and written once: it comes from the
 // first-level cache the second time. Bytes: 2 passes over the matrix, 3 for the gradient.
 #include "prelude.cuh"
 
+/** Threads of a row: a warp, or all of the block. */
+#ifndef ROW_THREADS
+#define ROW_THREADS 256
+#endif
+
 constexpr int THREADS = 256;
+constexpr int ROWS = THREADS / ROW_THREADS;
+static_assert(ROW_THREADS == 32 || ROW_THREADS == THREADS, "a warp or a block a row");
 constexpr int PACK = Pack<scalar_t>::size;
 #define NEGATIVE_INFINITY __int_as_float(0xff800000)
 
@@ -11,7 +18,7 @@ constexpr int PACK = Pack<scalar_t>::size;
 template <bool STORE, typename F>
 TY_INLINE void eachElement(scalar_t* row, int columns, const F& f) {
   if (columns % PACK == 0) {
-    for (int j = threadIdx.x * PACK; j < columns; j += THREADS * PACK) {
+    for (int j = threadIdx.x % ROW_THREADS * PACK; j < columns; j += ROW_THREADS * PACK) {
       Pack<scalar_t> pack = loadPack(row + j);
 #pragma unroll
       for (int i = 0; i < PACK; i++) {
@@ -22,15 +29,26 @@ TY_INLINE void eachElement(scalar_t* row, int columns, const F& f) {
     }
     return;
   }
-  for (int j = threadIdx.x; j < columns; j += THREADS) {
+  for (int j = threadIdx.x % ROW_THREADS; j < columns; j += ROW_THREADS) {
     const float y = f(j, toFloat(row[j]));
     if (STORE) fromFloat(row[j], y);
   }
 }
 
-/** Grid: rows. x [rows, columns] = softmax(scale x). */
-TY_KERNEL softmax(scalar_t* x, int columns, float scale) {
-  scalar_t* row = x + (i64)blockIdx.x * columns;
+TY_INLINE float rowSum(float x) {
+  __shared__ float parts[THREADS / 32];
+  return ROW_THREADS == 32 ? warpSum(x) : blockSum(x, parts);
+}
+TY_INLINE float rowMax(float x) {
+  __shared__ float parts[THREADS / 32];
+  return ROW_THREADS == 32 ? warpMax(x) : blockMax(x, parts);
+}
+
+/** Grid: rows / ROWS, rounded up. x [rows, columns] = softmax(scale x). */
+TY_KERNEL softmax(scalar_t* x, i64 rows, int columns, float scale) {
+  const i64 number = (i64)blockIdx.x * ROWS + threadIdx.x / ROW_THREADS;
+  if (number >= rows) return;
+  scalar_t* row = x + number * columns;
   float top = NEGATIVE_INFINITY, sum = 0.f;
   eachElement<false>(row, columns, [&](int, float value) {
     const float score = value * scale;
@@ -41,23 +59,23 @@ TY_KERNEL softmax(scalar_t* x, int columns, float scale) {
     sum += __expf(score - top);
     return 0.f;
   });
-  __shared__ float parts[32];
-  const float most = blockMax(top, parts);
-  const float inverse = 1.f / blockSum(sum * __expf(top - most), parts);
+  const float most = rowMax(top);
+  const float inverse = 1.f / rowSum(top == NEGATIVE_INFINITY ? 0.f : sum * __expf(top - most));
   eachElement<true>(row, columns, [&](int, float value) { return __expf(value * scale - most) * inverse; });
 }
 
-/** Grid: rows. gradient [rows, columns] = scale p (gradient - rowsum(p gradient)). */
-TY_KERNEL softmax_backward(scalar_t* gradient, const scalar_t* p, int columns, float scale) {
-  scalar_t* row = gradient + (i64)blockIdx.x * columns;
-  const scalar_t* probabilities = p + (i64)blockIdx.x * columns;
+/** Grid as above. gradient [rows, columns] = scale p (gradient - rowsum(p gradient)). */
+TY_KERNEL softmax_backward(scalar_t* gradient, const scalar_t* p, i64 rows, int columns, float scale) {
+  const i64 number = (i64)blockIdx.x * ROWS + threadIdx.x / ROW_THREADS;
+  if (number >= rows) return;
+  scalar_t* row = gradient + number * columns;
+  const scalar_t* probabilities = p + number * columns;
   float sum = 0.f;
   eachElement<false>(row, columns, [&](int j, float value) {
     sum = fmaf(value, toFloat(probabilities[j]), sum);
     return 0.f;
   });
-  __shared__ float parts[32];
-  const float mean = blockSum(sum, parts);
+  const float mean = rowSum(sum);
   eachElement<true>(row, columns, [&](int j, float value) {
     return scale * toFloat(probabilities[j]) * (value - mean);
   });

@@ -22,6 +22,9 @@ function ticks(low: number, high: number): number[] {
   return Array.from({ length: Math.ceil(high / step) - from + 1 }, (_, i) => (from + i) * step)
 }
 
+/** Points of a curve at most: more cannot be told apart. */
+const MOST_POINTS = 150
+
 /** Values above `yMost`, and those that are no numbers, are left out. */
 export function curvesSvg(
   title: string,
@@ -29,9 +32,11 @@ export function curvesSvg(
   curves: readonly Curve[],
   yMost = Number.POSITIVE_INFINITY,
 ): string {
-  const points = curves.map(({ values }) =>
-    values.flatMap((y, i) => (Number.isFinite(y) && y <= yMost ? [[i + 1, y] as const] : [])),
-  )
+  const points = curves.map(({ values }) => {
+    const every = Math.ceil(values.length / MOST_POINTS)
+    const all = values.map((y, i) => [i + 1, y] as const)
+    return all.filter(([x, y]) => Number.isFinite(y) && y <= yMost && (x % every === 0 || x === 1))
+  })
   const ys = points.flat().map(([, y]) => y)
   const xTicks = ticks(0, Math.max(...curves.map(({ values }) => values.length)))
   const yTicks = ticks(Math.min(...ys), Math.max(...ys))

@@ -2,7 +2,8 @@
 // AdamW (lr 3e-4, betas 0.9 and 0.999, decay 0.01 on matrices and embeddings, none on norms and biases), clipping at 1.
 // Losses of both, tokens/s (median of the steps after the tenth), memory, model FLOP utilisation.
 //   node bench/gpu/train-step.ts 124M-32 1.3B-8 [--variants default,chunked,reduce-overhead,max-autotune] [--steps 50]
-//     [--micro 16] [--recompute none] [--precision bf16] [--python python3] [--torch-only] [--ours-only] [--device cpu]
+//     [--micro 16] [--recompute none] [--precision bf16] [--fp8-scaling tensor] [--python python3] [--torch-only]
+//     [--ours-only] [--device cpu]
 // A variant of PyTorch takes its compile time; --device cpu is for the tiny shapes, to try the bench itself.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -36,6 +37,7 @@ const { values, positionals } = parseArgs({
     micro: { type: 'string' },
     recompute: { type: 'string' },
     precision: { type: 'string', default: 'bf16' },
+    'fp8-scaling': { type: 'string', default: 'tensor' },
     python: { type: 'string', default: 'python3' },
     device: { type: 'string', default: 'cuda' },
     'torch-only': { type: 'boolean', default: false },
@@ -89,7 +91,8 @@ async function timeOurs(shape: GpuShape): Promise<Timing> {
   const { config, seqLen, batchSize } = shape
   const microBatchSize = values.micro === undefined ? shape.microBatchSize : Number(values.micro)
   const precision = values.precision as NonNullable<CudaOptions['precision']>
-  const device = values.device === 'cpu' ? await openDevice('cpu') : await openDevice('cuda', { precision })
+  const fp8Scaling = values['fp8-scaling'] as NonNullable<CudaOptions['fp8Scaling']>
+  const device = values.device === 'cpu' ? await openDevice('cpu') : await openDevice('cuda', { precision, fp8Scaling })
   const options = {
     recompute: (values.recompute ?? shape.recompute) as Recompute,
     dropout: 0,
@@ -115,7 +118,8 @@ async function timeOurs(shape: GpuShape): Promise<Timing> {
     if (i === 0) startSeconds = performance.now() / 1000
   }
   const recomputed = options.recompute === 'none' ? '' : `, recompute ${options.recompute}`
-  const variant = `trainyard ${precision}, ${batchSize / microBatchSize} x ${microBatchSize}${recomputed}`
+  const type = precision === 'fp8' ? `fp8 by ${fp8Scaling}` : precision
+  const variant = `trainyard ${type}, ${batchSize / microBatchSize} x ${microBatchSize}${recomputed}`
   const timing = { variant, version: process.versions.node, losses, ms, startSeconds }
   if (!('ownMemory' in device)) return timing
   const { freeBytes, totalBytes } = device.ownMemory()
@@ -224,6 +228,7 @@ async function compare(name: string): Promise<void> {
   const timings: Timing[] = []
   if (!values['torch-only']) {
     const words = [import.meta.filename, '--child', name, '--steps', values.steps, '--precision', values.precision]
+    words.push('--fp8-scaling', values['fp8-scaling'])
     const micro = values.micro === undefined ? [] : ['--micro', values.micro]
     const recompute = values.recompute === undefined ? [] : ['--recompute', values.recompute]
     timings.push(...(await run(process.execPath, [...words, ...micro, ...recompute, '--device', values.device])))

@@ -29,8 +29,6 @@ export interface MatmulOptions {
   sumOfA?: Tensor
   /** [N] (+)= sum over the rows of B, which is stored [K, N]. */
   sumOfB?: Tensor
-  /** With geluBackward: sums [N] (+)= sum over the rows of out, the gradient of the bias before the activation. */
-  sumOfOut?: { sums: Tensor; accumulate: boolean }
 }
 
 export interface RopeOptions {

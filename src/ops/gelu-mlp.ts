@@ -3,11 +3,11 @@
 import { emptyTensor } from '../core/allocator.ts'
 import { ShapeError } from '../core/errors.ts'
 import type { Gradients } from '../core/gradients.ts'
-import type { Kernels, MatmulOptions } from '../core/kernels.ts'
+import type { Kernels } from '../core/kernels.ts'
 import type { Op, TapeEntry } from '../core/op.ts'
 import { apply, currentTape } from '../core/tape.ts'
 import { expectShape, type Tensor } from '../core/tensor.ts'
-import { cost, expectColumns, intoParameter } from './common.ts'
+import { cost, expectColumns } from './common.ts'
 import { fp8Of } from './fp8.ts'
 import { geluMlpFp8 } from './gelu-mlp-fp8.ts'
 import { weightAndBiasGradients } from './linear.ts'
@@ -31,15 +31,11 @@ function kernelsOf({ x }: GeluMlpInputs): Kernels {
   return x.device.kernels
 }
 
-/** d(x W1 + b1), which both halves of the backward start from; its sums over rows go to `bias1` where that is given. */
-function preActivationGradient({ inputs, outputs }: Entry, dOut: Tensor, bias1?: Tensor): Tensor {
+/** d(x W1 + b1), which both halves of the backward start from. */
+function preActivationGradient({ inputs, outputs }: Entry, dOut: Tensor): Tensor {
   const { preActivation } = outputs
   const dPre = emptyTensor(preActivation.device, preActivation.shape, preActivation.dtype, 'workspace')
-  const options: MatmulOptions = { transposeB: true, geluBackward: preActivation }
-  intoParameter(bias1, (sums, accumulate) => {
-    options.sumOfOut = { sums, accumulate }
-  })
-  kernelsOf(inputs).matmul(dPre, dOut, inputs.weight2, options)
+  kernelsOf(inputs).matmul(dPre, dOut, inputs.weight2, { transposeB: true, geluBackward: preActivation })
   return dPre
 }
 
@@ -51,10 +47,10 @@ function inputGradient({ inputs }: Entry, dPre: Tensor, gradients: Gradients): v
 }
 
 function weightGradients({ inputs, outputs }: Entry, dOut: Tensor, dPre: Tensor, gradients: Gradients): void {
-  const { x, weight1, weight2 } = inputs
+  const { x, weight1, bias1, weight2 } = inputs
   const bias2 = gradients.hasRowSums(outputs.out) ? undefined : inputs.bias2
   weightAndBiasGradients(weight2, bias2, activatedOf(inputs, outputs), dOut, 'in-out')
-  weightAndBiasGradients(weight1, undefined, x, dPre, 'in-out')
+  weightAndBiasGradients(weight1, bias1, x, dPre, 'in-out')
 }
 
 function activatedOf(inputs: GeluMlpInputs, { activated, preActivation }: Outputs): Tensor {
@@ -91,11 +87,11 @@ export const geluMlpOp: Op<GeluMlpInputs, Outputs, Attributes> = {
   },
   backwardWeight(entry, gradients) {
     const dOut = gradients.of(entry.outputs.out)
-    weightGradients(entry, dOut, preActivationGradient(entry, dOut, entry.inputs.bias1), gradients)
+    weightGradients(entry, dOut, preActivationGradient(entry, dOut), gradients)
   },
   backward(entry, gradients) {
     const dOut = gradients.of(entry.outputs.out)
-    const dPre = preActivationGradient(entry, dOut, entry.inputs.bias1)
+    const dPre = preActivationGradient(entry, dOut)
     weightGradients(entry, dOut, dPre, gradients)
     inputGradient(entry, dPre, gradients)
     if (gradients.needs(entry.inputs.residual)) gradients.pass(entry.inputs.residual, dOut)

@@ -67,6 +67,16 @@ export type ArchitectureInput = Pick<
 > &
   Partial<Architecture>
 
+/** GPT-2 and what was made like it: learned positions, LayerNorm, GELU of two matrices, biases, tied head. */
+export const GPT_STYLE = {
+  isGated: false,
+  tieWordEmbeddings: true,
+  positions: 'learned',
+  norm: 'layernorm',
+  attentionBias: 'all',
+  hasMlpBias: true,
+} as const satisfies Partial<Architecture>
+
 /** Fills in what a Llama has. @throws ConfigError for sizes that no model can have */
 export function architecture(input: ArchitectureInput): Architecture {
   const { hiddenSize, numAttentionHeads } = input

@@ -276,7 +276,8 @@ const OTHERS: readonly DeviceSpec[] = [
     linkBandwidth: 280 * GB,
     devicesPerNode: 1024,
     watts: 262,
-    source: 'Google Cloud, TPU v3 (a chip of two cores); four links of 70 GB/s and most power: arXiv:2304.01433, table 4',
+    source:
+      'Google Cloud, TPU v3 (a chip of two cores); four links of 70 GB/s and most power: arXiv:2304.01433, table 4',
   }),
   device({
     name: 'TPU v4',

@@ -3,6 +3,7 @@ import { didYouMean } from '../config/suggest.ts'
 import { ConfigError } from '../core/errors.ts'
 import { WHOLE_DEVICES } from './device-table.ts'
 import { MIG_SLICES } from './mig.ts'
+import { squash } from './spelling.ts'
 
 /** Number formats of a matrix product's factors. */
 export type Precision = 'fp64' | 'fp32' | 'tf32' | 'bf16' | 'fp16' | 'fp8' | 'fp4' | 'int8'
@@ -36,15 +37,12 @@ export interface DeviceSpec {
 /** Every device that has a row, whole ones first. */
 export const DEVICES: readonly DeviceSpec[] = [...WHOLE_DEVICES, ...MIG_SLICES]
 
-const squash = (name: string): string =>
-  name
-    .toLowerCase()
-    .replace(/^nvidia|^amd|^google/, '')
-    .replaceAll(/[^a-z0-9.]/g, '')
+/** Drivers put the maker before the name. */
+const withoutMaker = (name: string): string => squash(name).replace(/^(nvidia|amd|google)/, '')
 
 /** @throws ConfigError with the nearest name */
 export function findDevice(name: string): DeviceSpec {
-  const wanted = squash(name)
+  const wanted = withoutMaker(name)
   const found =
     DEVICES.find((spec) => squash(spec.name) === wanted) ??
     DEVICES.find(({ aliases }) => aliases.some((alias) => squash(alias) === wanted))

@@ -7,25 +7,16 @@ import { type JsonObject, readJsonObject } from '../checkpoint/files.ts'
 import type { HfConfig } from '../checkpoint/hf-config.ts'
 import { ConfigError } from '../core/errors.ts'
 import { shown } from '../core/json.ts'
-import { type Architecture, architecture } from './architecture.ts'
+import { type Architecture, architecture, GPT_STYLE } from './architecture.ts'
 
 /** The sizes of a model that Trainyard itself builds. */
 export function architectureOf(config: HfConfig, name: string): Architecture {
   const { vocabSize, hiddenSize, intermediateSize, numHiddenLayers, numAttentionHeads, maxPositionEmbeddings } = config
   const sizes = { vocabSize, hiddenSize, intermediateSize, numHiddenLayers, numAttentionHeads, maxPositionEmbeddings }
-  if (config.modelType === 'gpt2') return architecture({ name, ...sizes, ...GPT2 })
+  if (config.modelType === 'gpt2') return architecture({ name, ...sizes, ...GPT_STYLE })
   const { numKeyValueHeads, headDim, tieWordEmbeddings } = config
   return architecture({ name, ...sizes, numKeyValueHeads, headDim, tieWordEmbeddings })
 }
-
-const GPT2 = {
-  isGated: false,
-  tieWordEmbeddings: true,
-  positions: 'learned',
-  norm: 'layernorm',
-  attentionBias: 'all',
-  hasMlpBias: true,
-} as const
 
 /** @param path  a config.json, or a folder that has one */
 export function readArchitecture(path: string): Architecture {
@@ -74,7 +65,7 @@ const FAMILIES: Readonly<Record<string, (json: ConfigReader) => Read>> = {
       numHiddenLayers: json.integer('n_layer'),
       numAttentionHeads: json.integer('n_head'),
       maxPositionEmbeddings: json.integer('n_positions', 1024),
-      ...GPT2,
+      ...GPT_STYLE,
     }
   },
   llama: (json) => ({
@@ -110,13 +101,13 @@ const FAMILIES: Readonly<Record<string, (json: ConfigReader) => Read>> = {
       intermediateSize: json.integer('ffn_dim'),
       numHiddenLayers: json.integer('num_hidden_layers'),
       numAttentionHeads: json.integer('num_attention_heads'),
-      ...GPT2,
+      ...GPT_STYLE,
       maxPositionEmbeddings,
     }
   },
   gpt_neox: (json) => ({
     ...common(json),
-    ...GPT2,
+    ...GPT_STYLE,
     positions: 'rotary',
     tieWordEmbeddings: json.boolean('tie_word_embeddings', false),
   }),
@@ -128,7 +119,7 @@ const FAMILIES: Readonly<Record<string, (json: ConfigReader) => Read>> = {
       intermediateSize: 4 * hiddenSize,
       numHiddenLayers: json.integer('n_layer'),
       numAttentionHeads: json.integer(json.raw('n_head') === undefined ? 'num_attention_heads' : 'n_head'),
-      ...GPT2,
+      ...GPT_STYLE,
       positions: 'alibi',
       hasEmbeddingNorm: true,
     }

@@ -2,7 +2,8 @@
 // what follows from them is computed elsewhere.
 import { didYouMean } from '../config/suggest.ts'
 import { ConfigError } from '../core/errors.ts'
-import { type Architecture, type ArchitectureInput, architecture } from './architecture.ts'
+import { type Architecture, type ArchitectureInput, architecture, GPT_STYLE } from './architecture.ts'
+import { squash } from './spelling.ts'
 
 export interface PublishedModel {
   readonly architecture: Architecture
@@ -29,22 +30,16 @@ function published(model: ArchitectureInput, { aliases = [], ...facts }: Facts):
   return { architecture: architecture({ maxPositionEmbeddings: facts.seqLen, ...model }), aliases, ...facts }
 }
 
-/** GPT-2 and what was made like it: learned positions, LayerNorm, GELU of four times the width, biases, tied head. */
-const GPT = {
-  isGated: false,
-  tieWordEmbeddings: true,
-  positions: 'learned',
-  norm: 'layernorm',
-  attentionBias: 'all',
-  hasMlpBias: true,
-} as const
-
+/** An MLP of four times the width. */
 function gpt(name: string, [layers, hidden, heads]: Sizes, more: Partial<ArchitectureInput>, facts: Facts) {
   const sizes = { numHiddenLayers: layers, hiddenSize: hidden, numAttentionHeads: heads, intermediateSize: 4 * hidden }
-  return published({ ...GPT, name, vocabSize: 50257, ...sizes, ...more }, facts)
+  return published({ ...GPT_STYLE, name, vocabSize: 50257, ...sizes, ...more }, facts)
 }
 
-const GPT2_SOURCE = 'config.json of the published weights'
+function gpt2(size: string, sizes: Sizes, reportedParameters: number, aliases: readonly string[]) {
+  const source = 'config.json of the published weights'
+  return gpt(`GPT-2 ${size}`, sizes, {}, { aliases, seqLen: 1024, reportedParameters, source })
+}
 
 /** Brown et al. 2020 (arXiv:2005.14165): sizes of table 2.1, tokens and FLOPs of table D.1. */
 function gpt3(size: string, sizes: Sizes, reportedParameters: number, reportedFlops: number) {
@@ -109,27 +104,31 @@ function gopher(name: string, [layers, hidden, heads]: Sizes, headDim: number, f
   )
 }
 
-interface LlamaSizes {
-  readonly sizes: Sizes
-  readonly intermediateSize: number
-  readonly kvHeads?: number
-  readonly vocabSize?: number
+/** Touvron et al. 2023 and what was made like it: what architecture() fills in by itself. */
+function llama(
+  name: string,
+  [layers, hidden, heads]: Sizes,
+  sizes: { readonly intermediateSize: number; readonly numKeyValueHeads?: number; readonly vocabSize?: number },
+  facts: Facts,
+) {
+  const more = { numHiddenLayers: layers, hiddenSize: hidden, numAttentionHeads: heads }
+  return published({ name, vocabSize: 32000, ...more, ...sizes }, facts)
 }
 
-function llama(name: string, { sizes, intermediateSize, kvHeads, vocabSize = 32000 }: LlamaSizes, facts: Facts) {
-  const [numHiddenLayers, hiddenSize, numAttentionHeads] = sizes
-  return published(
-    {
-      name,
-      vocabSize,
-      hiddenSize,
-      numHiddenLayers,
-      numAttentionHeads,
-      numKeyValueHeads: kvHeads ?? numAttentionHeads,
-      intermediateSize,
-    },
-    facts,
-  )
+function llama1(size: string, sizes: Sizes, intermediateSize: number, tokens: number, reportedParameters: number) {
+  const source = 'Touvron et al. 2023 (arXiv:2302.13971), table 2'
+  return llama(`Llama 1 ${size}`, sizes, { intermediateSize }, { seqLen: 2048, tokens, reportedParameters, source })
+}
+
+function llama2(size: string, sizes: Sizes, widths: Parameters<typeof llama>[2], reportedParameters: number) {
+  const source = 'Touvron et al. 2023 (arXiv:2307.09288) and config.json'
+  return llama(`Llama 2 ${size}`, sizes, widths, { seqLen: 4096, tokens: 2 * T, reportedParameters, source })
+}
+
+function llama3(size: string, sizes: Sizes, intermediateSize: number, facts: Omit<Facts, 'seqLen' | 'source'>) {
+  const widths = { intermediateSize, numKeyValueHeads: 8, vocabSize: 128256 }
+  const source = 'Grattafiori et al. 2024 (arXiv:2407.21783), table 3, and config.json'
+  return llama(`Llama 3 ${size}`, sizes, widths, { seqLen: 8192, source, ...facts })
 }
 
 /** Almazrouei et al. 2023 (arXiv:2311.16867), table 1: FLOPs are printed in PF-days of 8.64e19. */
@@ -158,35 +157,11 @@ function falcon(size: string, [layers, hidden, heads]: Sizes, kvHeads: number, p
   )
 }
 
-const LLAMA1 = 'Touvron et al. 2023 (arXiv:2302.13971), table 2'
-const LLAMA2 = 'Touvron et al. 2023 (arXiv:2307.09288) and config.json'
-const LLAMA3 = 'Grattafiori et al. 2024 (arXiv:2407.21783), table 3, and config.json'
-
 const DENSE: readonly PublishedModel[] = [
-  gpt(
-    'GPT-2 124M',
-    [12, 768, 12],
-    {},
-    { aliases: ['gpt2', 'gpt2-small'], seqLen: 1024, reportedParameters: 124.44 * M, source: GPT2_SOURCE },
-  ),
-  gpt(
-    'GPT-2 355M',
-    [24, 1024, 16],
-    {},
-    { aliases: ['gpt2-medium'], seqLen: 1024, reportedParameters: 354.82 * M, source: GPT2_SOURCE },
-  ),
-  gpt(
-    'GPT-2 774M',
-    [36, 1280, 20],
-    {},
-    { aliases: ['gpt2-large'], seqLen: 1024, reportedParameters: 774.03 * M, source: GPT2_SOURCE },
-  ),
-  gpt(
-    'GPT-2 1.5B',
-    [48, 1600, 25],
-    {},
-    { aliases: ['gpt2-xl'], seqLen: 1024, reportedParameters: 1557.61 * M, source: GPT2_SOURCE },
-  ),
+  gpt2('124M', [12, 768, 12], 124.44 * M, ['gpt2', 'gpt2-small']),
+  gpt2('355M', [24, 1024, 16], 354.82 * M, ['gpt2-medium']),
+  gpt2('774M', [36, 1280, 20], 774.03 * M, ['gpt2-large']),
+  gpt2('1.5B', [48, 1600, 25], 1557.61 * M, ['gpt2-xl']),
   gpt3('Small', [12, 768, 12], 125 * M, 2.25e20),
   gpt3('Medium', [24, 1024, 16], 356 * M, 6.41e20),
   gpt3('Large', [24, 1536, 16], 760 * M, 1.37e21),
@@ -257,62 +232,16 @@ const DENSE: readonly PublishedModel[] = [
       source: 'Le Scao et al. 2022 (arXiv:2211.05100), table 3',
     },
   ),
-  llama(
-    'Llama 1 7B',
-    { sizes: [32, 4096, 32], intermediateSize: 11008 },
-    { seqLen: 2048, tokens: 1 * T, reportedParameters: 6.7 * B, source: LLAMA1 },
-  ),
-  llama(
-    'Llama 1 13B',
-    { sizes: [40, 5120, 40], intermediateSize: 13824 },
-    { seqLen: 2048, tokens: 1 * T, reportedParameters: 13 * B, source: LLAMA1 },
-  ),
-  llama(
-    'Llama 1 33B',
-    { sizes: [60, 6656, 52], intermediateSize: 17920 },
-    { seqLen: 2048, tokens: 1.4 * T, reportedParameters: 32.5 * B, source: LLAMA1 },
-  ),
-  llama(
-    'Llama 1 65B',
-    { sizes: [80, 8192, 64], intermediateSize: 22016 },
-    { seqLen: 2048, tokens: 1.4 * T, reportedParameters: 65.2 * B, source: LLAMA1 },
-  ),
-  llama(
-    'Llama 2 7B',
-    { sizes: [32, 4096, 32], intermediateSize: 11008 },
-    { seqLen: 4096, tokens: 2 * T, reportedParameters: 6.74 * B, source: LLAMA2 },
-  ),
-  llama(
-    'Llama 2 13B',
-    { sizes: [40, 5120, 40], intermediateSize: 13824 },
-    { seqLen: 4096, tokens: 2 * T, reportedParameters: 13.02 * B, source: LLAMA2 },
-  ),
-  llama(
-    'Llama 2 70B',
-    { sizes: [80, 8192, 64], intermediateSize: 28672, kvHeads: 8 },
-    { seqLen: 4096, tokens: 2 * T, reportedParameters: 68.98 * B, source: LLAMA2 },
-  ),
-  llama(
-    'Llama 3 8B',
-    { sizes: [32, 4096, 32], intermediateSize: 14336, kvHeads: 8, vocabSize: 128256 },
-    { seqLen: 8192, tokens: 15 * T, reportedParameters: 8.03 * B, source: LLAMA3 },
-  ),
-  llama(
-    'Llama 3 70B',
-    { sizes: [80, 8192, 64], intermediateSize: 28672, kvHeads: 8, vocabSize: 128256 },
-    { seqLen: 8192, tokens: 15 * T, reportedParameters: 70.55 * B, source: LLAMA3 },
-  ),
-  llama(
-    'Llama 3 405B',
-    { sizes: [126, 16384, 128], intermediateSize: 53248, kvHeads: 8, vocabSize: 128256 },
-    {
-      seqLen: 8192,
-      tokens: 15.6 * T,
-      reportedParameters: 405 * B,
-      reportedFlops: 3.8e25,
-      source: LLAMA3,
-    },
-  ),
+  llama1('7B', [32, 4096, 32], 11008, 1 * T, 6.7 * B),
+  llama1('13B', [40, 5120, 40], 13824, 1 * T, 13 * B),
+  llama1('33B', [60, 6656, 52], 17920, 1.4 * T, 32.5 * B),
+  llama1('65B', [80, 8192, 64], 22016, 1.4 * T, 65.2 * B),
+  llama2('7B', [32, 4096, 32], { intermediateSize: 11008 }, 6.74 * B),
+  llama2('13B', [40, 5120, 40], { intermediateSize: 13824 }, 13.02 * B),
+  llama2('70B', [80, 8192, 64], { intermediateSize: 28672, numKeyValueHeads: 8 }, 68.98 * B),
+  llama3('8B', [32, 4096, 32], 14336, { tokens: 15 * T, reportedParameters: 8.03 * B }),
+  llama3('70B', [80, 8192, 64], 28672, { tokens: 15 * T, reportedParameters: 70.55 * B }),
+  llama3('405B', [126, 16384, 128], 53248, { tokens: 15.6 * T, reportedParameters: 405 * B, reportedFlops: 3.8e25 }),
 ]
 
 /** Chowdhery et al. 2022 (arXiv:2204.02311): parallel branches with one norm, multi-query, heads of 256, SwiGLU. */
@@ -342,7 +271,7 @@ function palm(
       seqLen: 2048,
       tokens: 780 * B,
       ...facts,
-      source: 'Chowdhery et al. 2022 (arXiv:2204.02311), tables 1 and 21',
+      source: 'Chowdhery et al. 2022 (arXiv:2204.02311), table 1 and appendix B',
     },
   )
 }
@@ -402,8 +331,6 @@ const EXPERTS: readonly PublishedModel[] = [
 ]
 
 export const PRESETS: readonly PublishedModel[] = [...DENSE, ...EXPERTS]
-
-const squash = (name: string): string => name.toLowerCase().replaceAll(/[^a-z0-9.]/g, '')
 
 /** The preset of this name or alias, whatever its spaces and hyphens; undefined where there is none. */
 export function findPreset(name: string): PublishedModel | undefined {

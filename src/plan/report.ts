@@ -88,14 +88,14 @@ function timeLines({ time, setup }: Answer, device: DeviceSpec): string[] {
 
 /** What part of the peak is used, and how that is known. */
 function utilization({ mfu, hfu, basis, bubble }: TrainingTime): string {
-  const again = hfu === mfu ? '' : `, ${formatPercent(hfu)} with what is computed again (HFU)`
-  const wait = bubble === 0 ? '' : `, ${formatPercent(bubble)} of it waiting in the pipeline`
+  const again = hfu === mfu ? '' : `; ${formatPercent(hfu)} HFU, with what is computed again`
+  const wait = bubble === 0 ? '' : `; ${formatPercent(bubble)} of the time stages of the pipeline wait`
   const how = {
     given: 'as given',
     measured: 'by measured rates, op by op',
     assumed: `assumed${wait}`,
   }[basis]
-  return `${formatPercent(mfu)} (MFU, ${how}${again})`
+  return `${formatPercent(mfu)} MFU (${how}${again})`
 }
 
 function memoryLines(result: Answer, { device, columns, color }: ReportOptions): string[] {

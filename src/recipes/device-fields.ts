@@ -8,7 +8,7 @@ import { openDevice } from '../open.ts'
 import { MeasuredPeak } from '../train/measured-peak.ts'
 import type { MeasuredSpeed } from '../train/plan-report.ts'
 import type { Numerics } from '../train/pretrain.ts'
-import { measureDeviceRates, PROCESSOR_PROBES, shortestSeconds } from '../train/step-time.ts'
+import { measureDeviceRates } from '../train/step-time.ts'
 
 const whole = z.number().int().min(1)
 
@@ -94,8 +94,9 @@ export function numericsOf(device: CpuDevice | CudaDevice): Numerics {
 
 /** What a plan's estimate of time goes by. */
 export function measuredSpeedOf(device: CpuDevice | CudaDevice, { flops: peakFlops }: MeasuredPeak): MeasuredSpeed {
-  if (!('isa' in device)) return { peakFlops }
-  return { peakFlops, rates: measureDeviceRates(device, PROCESSOR_PROBES, shortestSeconds) }
+  // Products in fp8 are not among what is measured.
+  if ('runtime' in device && device.fp8 !== undefined) return { peakFlops }
+  return { peakFlops, rates: measureDeviceRates(device) }
 }
 
 /** The speed that percentages refer to, measured here and now. */

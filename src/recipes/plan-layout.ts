@@ -51,12 +51,12 @@ const config = z.object({
   devices: field(whole.default(64), { describe: 'how many' }),
   devicesPerNode: field(whole.optional(), { describe: "in a node; default the usual server's" }),
   linkBandwidth: field(z.number().positive().optional(), {
-    describe: 'to other devices of the node, in one direction; default as published',
+    describe: 'GB/s to other devices of the node, in one direction; default as published',
     unit: 'GB/s',
     example: 450,
   }),
   networkBandwidth: field(z.number().positive().optional(), {
-    describe: 'of each device to other nodes, in one direction; default as published',
+    describe: 'GB/s of each device to other nodes, in one direction; default as published',
     unit: 'GB/s',
     example: 50,
   }),
@@ -70,14 +70,16 @@ const config = z.object({
     unit: 'tokens',
     example: 8192,
   }),
-  batchTokens: field(z.number().positive().default(4_194_304), { describe: 'global batch of a step', unit: 'tokens' }),
+  batchTokens: field(whole.default(4_194_304), { describe: 'global batch of a step', unit: 'tokens' }),
   precision: field(z.enum(names(PRECISIONS)).default('bf16-fp32-gradients'), {
     describe: 'formats of weights, gradients and products',
   }),
-  optimizer: field(z.enum(names(OPTIMIZERS)).default('adamw'), { describe: 'which decides the states' }),
+  optimizer: field(z.enum(names(OPTIMIZERS)).default('adamw'), {
+    describe: 'whose states are kept; its time is taken as that of AdamW',
+  }),
   tensor: pinned('devices that share each matrix'),
   pipeline: pinned('stages of layers'),
-  virtualStages: pinned('pieces of layers of a stage, taken in turns'),
+  virtualStages: pinned('chunks of layers on a stage, taken in turns (interleaved)'),
   context: pinned('devices that share a sequence'),
   expert: pinned('devices that share the experts'),
   microBatchSize: pinned('sequences of one forward'),
@@ -121,7 +123,7 @@ export default defineRecipe({
   name: 'plan layout',
   summary: 'find the fastest way to divide a training over many devices, and see why',
   description:
-    'Times every possible combination of data, tensor, pipeline, context and expert parallelism, ZeRO, micro-batch and recomputation that fits, from the shapes of the products, the bytes that are moved and the links between devices. Shows where the time of the best goes, what each single change would cost, and what failures, rent and carbon make of the run. What you pin is not searched.\n\nNothing is run; docs/layout.md has its errors against published runs.',
+    'Times the combinations of data, tensor, pipeline, context and expert parallelism, ZeRO, micro-batch and recomputation that fit, from the shapes of the products, the bytes that are moved and the links between devices. Shows where the time of the best goes, what each single change would cost, and what failures, rent and carbon make of the run. What you pin is not searched.\n\nNothing is run; docs/layout.md has its errors against published runs.',
   examples: [
     { command: 'plan layout llama-3-8b --devices 64', does: 'the best layout on 64 H100' },
     {
@@ -163,7 +165,12 @@ export default defineRecipe({
     const prices = readPrices(options.prices === undefined ? undefined : resolve(context.cwd, options.prices))
     const site = prices.site(options.site)
     const deviceHours = (seconds / 3600) * options.devices
-    const cost = costOf({ device: on.device, deviceHours, prices, site, hasEmbodied: options.embodied })
+    const { embodied: hasEmbodied } = options
+    // Layouts need no watts: a device whose power nobody knows is planned without a bill.
+    const cost =
+      prices.watts(on.device) === undefined
+        ? undefined
+        : costOf({ device: on.device, deviceHours, prices, site, hasEmbodied })
     if (options.svg !== undefined) writePicture(best.layout, ground, resolve(context.cwd, options.svg))
     if (options.json) {
       const plain = found.best.map(({ layout, estimate: { timeline: _, ...estimate }, bytes }) => ({
@@ -171,7 +178,7 @@ export default defineRecipe({
         estimate,
         bytes,
       }))
-      const run = { tokens, seconds, goodput, cost, utilization: utilization(best, ground) }
+      const run = { tokens, seconds, goodput, cost: cost ?? null, utilization: utilization(best, ground) }
       context.log(
         JSON.stringify(
           { model, possible: found.possible, fitting: found.fitting, best: plain, alternatives, run },
@@ -188,7 +195,11 @@ export default defineRecipe({
       '',
       ...goodputLines(goodput, mtbfSeconds),
       `${formatCount(tokens).replace(/G$/, 'B')} tokens take ${formatDuration(seconds)}`,
-      ...costLines(cost, site).map((line) => `  ${line}`),
+      ...(cost === undefined
+        ? [
+            `  ${formatCount(deviceHours)} device-hours; the power of ${on.device.name} is not known: give watts with --prices`,
+          ]
+        : costLines(cost, site).map((line) => `  ${line}`)),
       ...(options.svg === undefined ? [] : ['', `picture of a step: ${options.svg}`]),
     ]
     for (const line of lines) context.log(line)

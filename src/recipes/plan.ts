@@ -13,7 +13,7 @@ import { readPrices, type Site } from '../plan/cost/prices.ts'
 import { type DeviceSpec, findDevice, measuredDevice } from '../plan/devices.ts'
 import { reportLines } from '../plan/report.ts'
 import { type Answer, answer } from '../plan/what-if.ts'
-import { measureDeviceRates, PROCESSOR_PROBES, shortestSeconds } from '../train/step-time.ts'
+import { measureDeviceRates } from '../train/step-time.ts'
 import { measuredPeakOf } from './device-fields.ts'
 import { type Config, config, type PlanDevice, questionOf } from './plan-question.ts'
 
@@ -79,9 +79,10 @@ async function whatIf(options: Config, first: PlanDevice, context: RunContext): 
       const { values } = parseFlags('plan', recipe.fields, [], flags)
       const changed = overlay(current, values)
       const config = resolveConfig('plan', recipe.config, [{ source: 'flags', values: changed }])
-      if (config.device !== current.device) on = await openPlanDevice(config.device, context)
-      const result = await answer(questionOf(config, on, context.cwd))
+      const next = config.device === current.device ? on : await openPlanDevice(config.device, context)
+      const result = await answer(questionOf(config, next, context.cwd))
       current = changed
+      on = next
       show(config, result, on.device, context)
     } catch (error) {
       if (!(error instanceof ConfigError)) throw error
@@ -93,7 +94,7 @@ async function whatIf(options: Config, first: PlanDevice, context: RunContext): 
 /** This machine's processor, by its kernels. */
 async function measureProcessor(context: RunContext): Promise<PlanDevice> {
   const cpu = await openDevice('cpu', {}, context.env)
-  const rates = measureDeviceRates(cpu, PROCESSOR_PROBES, shortestSeconds)
+  const rates = measureDeviceRates(cpu)
   const measuredFlops = Math.max(measuredPeakOf(cpu).flops, rates.productFlops)
   cpu.close()
   const memoryBytes = describeMemory().availableBytes

@@ -7,6 +7,7 @@ import { standaloneTensor } from '../core/allocator.ts'
 import type { AttentionOptions } from '../core/kernels.ts'
 import { randomKey } from '../core/random.ts'
 import type { Tensor } from '../core/tensor.ts'
+import { millisecondsOfCalls } from './kernel-time.ts'
 
 export interface AttentionBenchShape {
   /** Sequences times heads: each has queries, keys and values of its own. */
@@ -152,25 +153,10 @@ export async function compareAttention(
   }
 }
 
-/**
- * On a card the median of its own clock, over recorded calls: launches count for neither form. Elsewhere the fastest:
- * what makes the others slower are other programs.
- */
+/** On a card the median; elsewhere the fastest: what makes the others slower are other programs. */
 function millisecondsOf(device: CpuDevice | CudaDevice, call: () => void, repeats: number): number {
-  call()
-  if ('runtime' in device) {
-    const recording = device.record(call)
-    recording.replay()
-    const times = Array.from({ length: repeats }, () => device.runtime.time(() => recording.replay()))
-    recording.release()
-    return times.sort((a, b) => a - b)[repeats >> 1]!
-  }
-  const times = Array.from({ length: repeats }, () => {
-    const start = performance.now()
-    call()
-    return performance.now() - start
-  })
-  return Math.min(...times)
+  const times = millisecondsOfCalls(device, call, repeats)
+  return 'runtime' in device ? times.sort((a, b) => a - b)[repeats >> 1]! : Math.min(...times)
 }
 
 function distanceOf(a: ArrayLike<number>, b: ArrayLike<number>, dtype: string): number {

@@ -1,11 +1,13 @@
 // How long a training step takes, before the first: each op of the dry run at the roof that holds it (Williams et al. 2009,
 // "Roofline"), the arithmetic of its products or the bytes that it moves, at rates that are measured on this device.
+import type { CpuDevice } from '../backends/cpu/device.ts'
+import type { CudaDevice } from '../backends/cuda/device.ts'
 import { emptyTensor, standaloneTensor } from '../core/allocator.ts'
-import type { Device } from '../core/device.ts'
 import type { Dtype } from '../core/dtype.ts'
 import { Tape } from '../core/tape.ts'
 import type { Tensor } from '../core/tensor.ts'
 import { add } from '../ops/add.ts'
+import { millisecondsOfCalls } from './kernel-time.ts'
 import type { OpWork, StepPlan } from './plan.ts'
 
 export interface DeviceRates {
@@ -36,42 +38,35 @@ function updateBytes({ gradientBytes, parameterBytes, optimizerBytes }: StepPlan
 }
 
 /** Shapes that are timed: like those of a step, and done in a millisecond or less. */
-export interface ProbeSizes {
+interface ProbeSizes {
   readonly product: { readonly rows: number; readonly columns: number; readonly inner: number }
   readonly swiglu: { readonly rows: number; readonly width: number }
-  /** Causal. */
-  readonly attention: {
-    readonly batch: number
-    readonly heads: number
-    readonly length: number
-    readonly headDim: number
-  }
+  /** Causal, one sequence. */
+  readonly attention: { readonly heads: number; readonly length: number; readonly headDim: number }
+  readonly repeats: number
 }
 
-export const PROCESSOR_PROBES: ProbeSizes = {
+const PROCESSOR_PROBES: ProbeSizes = {
   product: { rows: 256, columns: 512, inner: 512 },
   swiglu: { rows: 1024, width: 512 },
-  attention: { batch: 1, heads: 4, length: 128, headDim: 64 },
+  attention: { heads: 4, length: 128, headDim: 64 },
+  repeats: 24,
 }
 
-export const CARD_PROBES: ProbeSizes = {
+const CARD_PROBES: ProbeSizes = {
   product: { rows: 8192, columns: 4096, inner: 1024 },
   swiglu: { rows: 16384, width: 2048 },
-  attention: { batch: 8, heads: 16, length: 1024, headDim: 64 },
+  attention: { heads: 32, length: 1024, headDim: 64 },
+  repeats: 5,
 }
 
 /** Ops of a tape that have nothing to compute. */
 const TINY_OPS = 16
 
-/**
- * Times a kernel of each kind, in some 0.2 seconds.
- * @param seconds  times a call, such as `shortestSeconds` for a device whose kernels are done when they return
- */
-export function measureDeviceRates(
-  device: Device,
-  sizes: ProbeSizes,
-  seconds: (call: () => void) => number,
-): DeviceRates {
+/** Times a kernel of each kind, in some 0.2 seconds: the fastest of a few calls, because other programs make one slow, never fast. */
+export function measureDeviceRates(device: CpuDevice | CudaDevice): DeviceRates {
+  const sizes = 'runtime' in device ? CARD_PROBES : PROCESSOR_PROBES
+  const seconds = (call: () => void): number => Math.min(...millisecondsOfCalls(device, call, sizes.repeats)) / 1000
   const { kernels } = device
   const tensors: Tensor[] = []
   const make = (shape: readonly number[], dtype: Dtype = device.floatDtype): Tensor => {
@@ -96,15 +91,15 @@ export function measureDeviceRates(
     return bytes / seconds(() => kernels.swiglu(out, gateUp))
   }
   const attentionFlops = (): number => {
-    const { batch, heads, length, headDim } = sizes.attention
-    const rows = (): Tensor => random(batch, length, heads * headDim)
+    const { heads, length, headDim } = sizes.attention
+    const rows = (): Tensor => random(1, length, heads * headDim)
     const [q, k, v, out, dq, dk, dv, dOut] = [rows(), rows(), rows(), rows(), rows(), rows(), rows(), rows()]
-    const [lse, delta] = [make([batch, heads, length], 'f32'), make([batch, heads, length], 'f32')]
+    const [lse, delta] = [make([1, heads, length], 'f32'), make([1, heads, length], 'f32')]
     const scale = headDim ** -0.5
     const options = { numHeads: heads, numKeyValueHeads: heads, headDim, scale, isCausal: true, window: 0 }
     const forward = seconds(() => kernels.attention(out, lse, q, k, v, options))
     const backward = seconds(() => kernels.attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options))
-    const pairs = (batch * heads * length * (length + 1)) / 2
+    const pairs = (heads * length * (length + 1)) / 2
     // Two products forward, five backward.
     return (14 * pairs * headDim) / (forward + backward)
   }
@@ -129,19 +124,4 @@ export function measureDeviceRates(
   } finally {
     for (const { storage } of tensors) device.release(storage.buffer!)
   }
-}
-
-/** Time that is given to each kernel. */
-const PROBE_MS = 30
-
-/** The fastest of a few calls: other programs make one slow, never fast. */
-export function shortestSeconds(call: () => void): number {
-  let shortest = Number.POSITIVE_INFINITY
-  const end = performance.now() + PROBE_MS
-  for (let count = 0; count < 3 || performance.now() < end; count++) {
-    const start = performance.now()
-    call()
-    shortest = Math.min(shortest, performance.now() - start)
-  }
-  return shortest / 1000
 }

@@ -190,6 +190,32 @@ const ropes: OpCase[] = [
   },
 ]
 
+/** Causal attention of heads that a rope has turned, all in one fused row: its backward turns their gradients back. */
+const turned = (headDim: number, heads: number, groups: number, [batch, seqLen]: [number, number]): OpCase => ({
+  op: 'attention',
+  name: `attention of ${heads} heads of ${headDim} and ${groups} groups turned by rope`,
+  inputs: {
+    x: activation([batch, seqLen, (heads + 2 * groups) * headDim]),
+    positions: integers([batch, seqLen], spread(batch * seqLen, seqLen)),
+    ...rotary(seqLen, headDim / 2),
+  },
+  run: (t) => {
+    const turn = { numHeads: heads + groups, headDim }
+    const qkv = rope(t.x, t.positions, { cos: t.cos, sin: t.sin }, turn)
+    const [q, k, v] = [0, heads, heads + groups].map((from, i) =>
+      qkv.columns(from * headDim, (i === 0 ? heads : groups) * headDim),
+    )
+    return attention(q!, k!, v!, { numHeads: heads, numKeyValueHeads: groups })
+  },
+  isInPlace: true,
+})
+const turnedAttentions = [
+  turned(6, 3, 1, [2, 7]),
+  turned(16, 2, 2, [2, 9]),
+  turned(64, 2, 1, [2, 13]),
+  turned(128, 2, 1, [1, 70]),
+]
+
 const activations: OpCase[] = [
   { op: 'swiglu', name: 'swiglu', inputs: { gateUp: activation([3, 7, 26]) }, run: (t) => swiglu(t.gateUp) },
   { op: 'swiglu', name: 'swiglu, long rows', inputs: { gateUp: activation([5, 134]) }, run: (t) => swiglu(t.gateUp) },
@@ -392,5 +418,6 @@ export const cases: readonly OpCase[] = [
   ...activations,
   ...dropouts,
   ...attentions,
+  ...turnedAttentions,
   ...losses,
 ]

@@ -112,17 +112,6 @@ const geluMlpFaults: Fault[] = [
         right(out, a, b, isWeightProduct(options) ? { ...options, accumulate: false } : options),
     ),
   },
-  {
-    op: 'geluMlp',
-    half: 'backwardWeight',
-    name: 'the gradient of the first bias overwrites that of the first micro-batch',
-    plant: replace(
-      'matmul',
-      (right) =>
-        (out, a, b, { sumOfOut, ...options }) =>
-          right(out, a, b, sumOfOut ? { ...options, sumOfOut: { ...sumOfOut, accumulate: false } } : options),
-    ),
-  },
 ]
 
 const embedding = (name: string, plant: Fault['plant']): Fault => ({

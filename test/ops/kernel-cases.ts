@@ -12,8 +12,6 @@ export interface KernelTensor {
   readonly values?: 'poison' | 'positive' | readonly number[]
   /** What it has on every device; by default the device's floatDtype. */
   readonly dtype?: 'f64' | 'f32' | 'i32'
-  /** Made of values that a device may have rounded before: then it cannot be more accurate than they are. */
-  readonly isOfRounded?: boolean
   /** The kernel gets these columns of a wider tensor. */
   readonly columns?: { readonly from: number; readonly of: number }
 }
@@ -330,19 +328,6 @@ const products: KernelCase[] = [
     run: (k, { y, pre, a, b }) => k.matmul(y, a, b, { geluBackward: pre }),
   },
   ...[false, true].flatMap((accumulate): KernelCase[] => [
-    {
-      kernel: 'matmul',
-      name: `matmul with the backward of gelu and the sums of what it makes, accumulate ${accumulate}`,
-      tensors: {
-        y: out([130, 136]),
-        sums: { shape: [136], dtype: 'f32', isOfRounded: true },
-        pre: { shape: [130, 136] },
-        a: { shape: [130, 72] },
-        b: { shape: [136, 72] },
-      },
-      run: (k, { y, sums, pre, a, b }) =>
-        k.matmul(y, a, b, { transposeB: true, geluBackward: pre, sumOfOut: { sums: sums!, accumulate } }),
-    },
     {
       kernel: 'matmul',
       name: `matmul with the sums of its first factor, accumulate ${accumulate}`,

@@ -56,7 +56,7 @@ export async function checkKernel(
   for (const [name, values] of Object.entries(expected)) {
     // From rounded inputs an output in f32 comes out as accurate as on a device of that precision.
     const own = precisionOf(kernelCase.tensors[name]!, precision)
-    const tolerance = TOLERANCES[kernelCase.tensors[name]!.isOfRounded ? precision : own]
+    const tolerance = TOLERANCES[own]
     const problem = kernelCase.isExact
       ? difference(actual[name], rounded(values.map(Math.fround), own), 0, 0)
       : difference(actual[name], values, tolerance.forward, tolerance.element)

@@ -192,7 +192,7 @@ test('sizes that no model can have are refused with what would do', () => {
   }
   assert.throws(
     () => architecture(sizes),
-    /hiddenSize must be a multiple of numAttentionHeads, got 100 and 16; give headDim, or take 96/,
+    /hiddenSize must be a multiple of numAttentionHeads, got 100 and 16; give headDim, or take a width of 96/,
   )
   assert.throws(
     () => architecture({ ...sizes, hiddenSize: 64, numKeyValueHeads: 3 }),

@@ -62,6 +62,9 @@ test('plan layout refuses in one sentence', () => {
     [['llama-3-405b', '--devices', '8'], /does not fit 8 x H100 SXM/],
     [['llama-3-8b', '--batch-tokens', '1000'], /multiple of seqLen 8192.*try 8192/],
     [['llama-3-8b', '--svg', 'x.svg', '--pipeline', '1'], /no pipeline/],
+    [['llama-3-8b', '--svg', 'no/such/folder/x.svg', '--pipeline', '4'], /cannot be written/],
+    [['llama-3-8b', '--device', 'v100'], /no products in bf16/],
+    [['llama-3-8b', '--mtbf-years', '1e-6'], /nothing becomes progress/],
   ]
   for (const [words, expected] of refusals) {
     const { status, stderr } = trainyard(['plan', 'layout', ...words])
@@ -69,4 +72,19 @@ test('plan layout refuses in one sentence', () => {
     assert.match(stderr, expected)
     assert.equal(stderr.trim().split('\n').length, 1, stderr)
   }
+})
+
+test('plan layout takes own models by depth, and devices whose power nobody knows', () => {
+  const { status, stdout, stderr } = trainyard([
+    'plan',
+    'layout',
+    'depth-4',
+    '--device',
+    'h100 sxm 1g.10gb',
+    '--devices',
+    '1',
+  ])
+  assert.equal(status, 0, stderr)
+  assert.match(stdout, /^depth 4 on 1 x H100 SXM MIG 1g\.10gb/)
+  assert.match(stdout, /device-hours; the power of H100 SXM MIG 1g\.10gb is not known/)
 })

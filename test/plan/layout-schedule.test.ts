@@ -152,3 +152,20 @@ test('the picture has a row a rank, a box a work, and is whole XML', () => {
   }
   assert.deepEqual(open, [])
 })
+
+test('no box of the picture lies beyond its axis, also where steps overlap', () => {
+  for (const schedule of ['gpipe', 'zero-bubble'] as const) {
+    const plain = run(schedule, 4, 8, 1, EQUAL)
+    // The last rank has the head: its work ends after that of the others.
+    const times = plain.times.map((time, rank) =>
+      rank < 3 ? time : { ...time, forward: 1.5, backward: 1.5 * time.backward },
+    )
+    const { ranks, seconds } = simulate({ ...plain, times })
+    const svg = timelineSvg({ ranks, seconds, bubble: 0 }, { title: schedule })
+    const boxes = [...svg.matchAll(/<rect x="([\d.]+)" y="\d+" width="([\d.]+)" height="22"/g)]
+    const ends = boxes.map(([, x, width]) => Number(x) + Number(width))
+    const axis = ends[0]!
+    assert.ok(boxes.length > 4 * 8 * 2 && ends.every((end) => end <= axis + 0.5), `${Math.max(...ends)} beyond ${axis}`)
+    assert.equal(/steps overlap/.test(svg), schedule === 'zero-bubble')
+  }
+})

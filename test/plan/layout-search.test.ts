@@ -60,6 +60,24 @@ test('the best layout fits, its parts add up, and no neighbour that fits is fast
   }
 })
 
+test('slices and relatives of a device have their own multiprocessors, and say that nobody compared them', () => {
+  const chip = (device: string) => {
+    const { multiprocessors, isCompared } = cluster({ device, devices: 1 })
+    return [multiprocessors, isCompared]
+  }
+  assert.deepEqual(chip('H100 SXM'), [132, true])
+  assert.deepEqual(chip('H100 PCIe'), [114, false])
+  assert.deepEqual(chip('A100 80GB'), [108, true])
+  assert.deepEqual(chip('A100 80GB MIG 3g.40gb'), [42, false])
+  assert.deepEqual(
+    [chip('L4'), chip('L40S')],
+    [
+      [58, false],
+      [142, false],
+    ],
+  )
+})
+
 test('pins are kept', () => {
   const pins = { tensorParallel: 4, pipelineParallel: 8, recompute: 'full' } as const
   const { best } = searchLayouts({

@@ -119,7 +119,8 @@ test('the first stage of a pipeline keeps as much as the whole model would; inte
   assert.ok(Math.abs(activations(8, 3) / perLayer - (1 + 7 / 24)) < 1e-12)
 })
 
-// Dettmers et al. 2023 (arXiv:2305.14314), abstract and section 3.
+// Dettmers et al. 2023 (arXiv:2305.14314), abstract, sections 1 and 3, and figure 6 with appendix G: 45.0 GB for 65B with rank
+// 64, one sequence of 512 tokens and gradient checkpointing.
 test('QLoRA: 65 billion parameters from more than 780 GB to less than 48 GB; double quantization saves 3 GB', (t) => {
   const model = demandPreset('Llama 1 65B').architecture
   const tuning = { ...SETUP, seqLen: 512, recompute: 'full', optimizer: 'adamw', precision: 'bf16-pure' } as const
@@ -129,7 +130,7 @@ test('QLoRA: 65 billion parameters from more than 780 GB to less than 48 GB; dou
   const quantized = (base: 'nf4' | 'nf4-double'): DeviceMemory =>
     deviceMemory(model, { ...tuning, adapter: { rank: 64, base } })
   const { total } = quantized('nf4-double')
-  assert.ok(total < 48 * GB && total > 40 * GB, String(total / GB))
+  assert.ok(total < 48 * GB && Math.abs(total / (45 * GB) - 1) < 0.03, String(total / GB))
   const saved = quantized('nf4').total - total
   assert.ok(Math.abs(saved - 3 * GB) < 0.1 * GB, String(saved / GB))
   t.diagnostic(

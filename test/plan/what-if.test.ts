@@ -5,9 +5,9 @@ import type { RunContext } from '../../src/config/context.ts'
 import { resolveConfig } from '../../src/config/resolve.ts'
 import { DEVICES, findDevice, peakFlops } from '../../src/plan/devices.ts'
 import { deviceMemory } from '../../src/plan/memory.ts'
+import { memoryPicture } from '../../src/plan/memory-picture.ts'
 import { ONE_DEVICE } from '../../src/plan/parallel.ts'
 import { demandPreset, PRESETS } from '../../src/plan/presets.ts'
-import { memoryPicture } from '../../src/plan/memory-picture.ts'
 import { type Answer, answer, type Question } from '../../src/plan/what-if.ts'
 import plan from '../../src/recipes/plan.ts'
 import { trainyard } from '../cli/program.ts'
@@ -20,7 +20,6 @@ function question(name: string, change: Partial<Question> = {}): Question {
     model,
     tokens: 1e12,
     device: findDevice('h100'),
-    mfu: 0.4,
     precision: 'bf16-mixed',
     optimizer: 'adamw',
     parallelism: ONE_DEVICE,
@@ -58,10 +57,43 @@ test('what an answer says follows from its parts', async () => {
   assert.equal(full.statesByZeroStage.length, 4)
   assert.equal(full.fix, undefined)
   const small = await answer(question('GPT-2 124M', { precision: 'fp8-mixed', seqLen: 512 }))
-  assert.equal(small.time.peakFlops, peakFlops(findDevice('h100'), 'fp8'))
+  assert.deepEqual(small.time.peak, { format: 'fp8', flops: peakFlops(findDevice('h100'), 'fp8') })
   // A device without units for a format computes in a wider one.
   const old = await answer(question('GPT-2 124M', { precision: 'fp8-mixed', device: findDevice('a100'), seqLen: 512 }))
-  assert.equal(old.time.peakFlops, 312e12)
+  assert.deepEqual(old.time.peak, { format: 'bf16', flops: 312e12 })
+})
+
+test('time: recomputation and a pipeline cost some where the utilization is assumed, none where it is given', async () => {
+  const parallelism = { ...ONE_DEVICE, data: 8, pipeline: 8 }
+  const seconds = async (change: Partial<Question>): Promise<number> =>
+    (await answer(question('Llama 3 8B', change))).time.seconds
+  const plain = await seconds({ parallelism: { ...ONE_DEVICE, data: 64 } })
+  // (p - 1) / m of the work, and of a v-th of it where stages are interleaved.
+  assert.ok(Math.abs((await seconds({ parallelism })) / plain - (1 + 7 / 64)) < 1e-12)
+  const interleaved = await seconds({ parallelism: { ...parallelism, virtualStages: 4 } })
+  assert.ok(Math.abs(interleaved / plain - (1 + 7 / 256)) < 1e-12)
+  const again = await seconds({ parallelism: { ...ONE_DEVICE, data: 64 }, recompute: 'full' })
+  assert.ok(Math.abs(again / plain - 4 / 3) < 0.03, String(again / plain))
+  assert.equal(await seconds({ parallelism, recompute: 'full', mfu: 0.4 }), plain)
+})
+
+test('adapters: frozen weights need no gradients, so the step takes two thirds; nothing is said of optimal tokens', async () => {
+  const whole = await answer(question('Llama 2 70B', { seqLen: 512 }))
+  const adapted = await answer(question('Llama 2 70B', { seqLen: 512, adapter: { rank: 16, base: 'nf4' } }))
+  const ratio = adapted.flops.exact / whole.flops.exact
+  assert.ok(ratio > 2 / 3 && ratio < 2 / 3 + 0.02, String(ratio))
+  assert.equal(adapted.verdict, undefined)
+  assert.equal(adapted.flops['6ND'], undefined)
+})
+
+test('this processor: a model of ours is timed op by op, at rates that are measured here', () => {
+  const model = ['plan', 'depth-2', '--device', 'cpu', '--precision', 'fp32', '--seq-len', '64', '--vocab-size', '512']
+  const { status, stdout, stderr } = trainyard([...model, '--json'])
+  assert.equal(status, 0, stderr)
+  const { time, own } = JSON.parse(stdout) as Answer
+  assert.equal(time.basis, 'measured')
+  assert.ok(time.mfu > 0.02 && time.mfu < 1, String(time.mfu))
+  assert.ok(Math.abs(time.secondsPerStep / own!.secondsPerStep! - 1) < 1e-9)
 })
 
 test('the picture is as wide as asked, marks the limit, and names every part with its bytes', () => {
@@ -96,7 +128,7 @@ test('devices: by name, alias or spelling of a driver; figures are there; the un
 test('bad input: one sentence that says what would work', () => {
   const cases: [string, RegExp][] = [
     ['gpt2 --tokens -4', /^plan: --tokens must be a number, above 0 \(tokens\), got -4; for example --tokens 300e9\n$/],
-    ['gpt2 --device h1000', /^plan: expected a device such as .*, got "h1000"; did you mean "H100"\?\n$/],
+    ['gpt2 --device h1000', /^plan: expected cpu or a device such as .*, got "h1000"; did you mean "H100"\?\n$/],
     ['llama-3-8', /^plan: expected a published model such as .*, got "llama-3-8"; did you mean "Llama 3 8B"\?\n$/],
     [
       'gpt-3-medium --tensor 7',
@@ -107,7 +139,31 @@ test('bad input: one sentence that says what would work', () => {
       /^plan: devices must be a multiple of tensor x pipeline x context = 4, got 6; try 8\n$/,
     ],
     ['gpt2 --mfu 3', /^plan: mfu must be at most 1, the whole of the peak, got 3; 0\.4 is usual\n$/],
+    ['gpt2 --mfu 0', /^plan: mfu must be a number above 0, got 0\n$/],
     ['gpt2 --seq-len 4096', /^plan: seqLen must be at most the 1024 positions that GPT-2 124M has, got 4096\n$/],
+    [
+      'gpt2 --sequence',
+      /^plan: sequence cuts .* of which there is none: set tensor to 2 or more, or leave sequence out\n$/,
+    ],
+    [
+      'gpt2 --virtual-stages 2',
+      /^plan: virtualStages .* of which there is one: set pipeline to 2 or more, or leave it out\n$/,
+    ],
+    [
+      'gpt2 --lora-rank 1000',
+      /^plan: loraRank must be at most the width 768 of GPT-2 124M, got 1000; 8 to 64 are usual\n$/,
+    ],
+    [
+      'gpt2 --num-attention-heads 7',
+      /hiddenSize must be a multiple of .*, got 768 and 7; give headDim, or take a width of 770\n$/,
+    ],
+    ['nowhere/model', /^plan: expected a folder with a config\.json, .* got "nowhere\/model", which is not there\n$/],
+    ['depth-0', /^plan: a model by its depth has at least one layer, got depth-0; try depth-4\n$/],
+    [
+      'mixtral --expert 3 --devices 8',
+      /^plan: expert parallelism must divide the 8 experts, got 3; 1, 2, 4, 8 work\n$/,
+    ],
+    ['gpt2 --device cuda', /^plan: expected cpu or a device such as H100 SXM/],
   ]
   for (const [words, sentence] of cases) {
     const { status, stdout, stderr } = trainyard(['plan', ...words.split(' ')])
@@ -123,7 +179,7 @@ test('--json is one object; a model that Trainyard trains is planned exactly too
   const result = JSON.parse(stdout) as Answer
   assert.equal(result.own?.floatDtype, 'f32')
   assert.equal(result.own?.parameterBytes, 4 * result.parameters.total)
-  assert.equal(result.verdict.tokensPerParameter, 20)
+  assert.equal(result.verdict?.tokensPerParameter, 20)
   assert.equal(result.fits, true)
 })
 
@@ -151,9 +207,9 @@ test('at a prompt: a change gives a new picture, an impossible one a sentence, a
   await plan.run(options, context)
   const times = shown.filter((line) => line.startsWith('time'))
   assert.equal(times.length, 3)
-  assert.match(times[0]!, / on H100 SXM at /)
-  assert.match(times[1]!, / on 64 H100 SXM at /)
-  assert.match(times[2]!, / on 64 H100 SXM at .* with recomputation \(HFU\)/)
+  assert.match(times[0]!, / on H100 SXM: 40\.0% MFU \(assumed\) of 989 TFLOP\/s$/)
+  assert.match(times[1]!, / on 64 H100 SXM: 40\.0% MFU \(assumed\) of 989 TFLOP\/s each$/)
+  assert.match(times[2]!, / on 64 H100 SXM: 3\d\.\d% MFU \(assumed; 40\.0% HFU, with what is computed again\) of/)
   assert.equal(complaints.length, 2)
   assert.match(complaints[0]!, /tensor parallelism must divide the 32 attention heads, got 7/)
   assert.match(complaints[1]!, /unknown option --nonsense/)

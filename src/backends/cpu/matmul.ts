@@ -28,8 +28,7 @@ export function matmulKernels(
     sumRows(context, out.address, x.address, x.rowCount, x.columnCount, x.rowStride, Number(accumulate))
   return {
     matmul(out, a, b, options) {
-      const { transposeA = false, transposeB = false, accumulate = false, bias, residual } = options
-      const { sumOfA, sumOfB, sumOfOut } = options
+      const { transposeA = false, transposeB = false, accumulate = false, bias, residual, sumOfA, sumOfB } = options
       invariant(
         (options.gelu === undefined && options.geluBackward === undefined) || (!accumulate && residual === undefined),
         'matmul: gelu goes with bias only, its backward alone',
@@ -61,7 +60,6 @@ export function matmulKernels(
       }
       if (sumOfA !== undefined) sumOverRows(sumOfA, a, accumulate)
       if (sumOfB !== undefined) sumOverRows(sumOfB, b, accumulate)
-      if (sumOfOut !== undefined) sumOverRows(sumOfOut.sums, out, sumOfOut.accumulate)
     },
   }
 }

@@ -35,13 +35,13 @@ const AREA_STEP = 1024
 /** Shared memory that the compiler takes for itself. */
 const STATIC_BYTES = 2048
 /** COUNTERS lines of 128 bytes. */
-const COUNTER_INTEGERS = 8 * 32
+const COUNTER_INTEGERS = 16 * 32
 /** What a copy brings: 32 rows of 64 columns. */
 const MAP_BOX = [64, 32, 1, 1]
 /** struct Layer of decode-step.cuh. */
 const LAYER_BYTES = 64
 /** struct Step of decode-step.cuh: addresses, sizes, floats. */
-const STEP_SIGNATURE = `${'p'.repeat(21)}iiiiiiiffp`
+const STEP_SIGNATURE = `${'p'.repeat(22)}iiiiiiiffp`
 
 interface Sizes {
   readonly batchSize: number
@@ -162,7 +162,7 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
       ...state.map((tensor) => tensor.address),
       logits?.address ?? 0,
       ...scratch.map((tensor) => tensor.address),
-      ...(isFew ? [0, 0] : []),
+      ...(isFew ? [0, 0, 0] : [0]),
       batchSize,
       sizes.capacity,
       plan.weights.layers.length,

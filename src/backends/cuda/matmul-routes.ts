@@ -1,13 +1,11 @@
 // The ways to compute one kind of matmul call: with everything in cuBLASLt's epilogue, or with passes of our own around a
-// plainer product (kernels/matmul.cu), or without cuBLASLt where it refuses, or by our own kernel for Hopper
-// (matmul-hopper.ts). Which one is used is decided in matmul.ts.
+// plainer product (kernels/matmul.cu), or without cuBLASLt where it refuses. Which one is used is decided in matmul.ts.
 import { DTYPE_BYTES, type Dtype } from '../../core/dtype.ts'
 import { invariant } from '../../core/errors.ts'
 import type { Kernels, MatmulOptions } from '../../core/kernels.ts'
 import type { Tensor } from '../../core/tensor.ts'
 import { type Algorithm, type CublasLt, type Epilogue, LtProduct, type LtType, type MatrixLayout } from './cublaslt.ts'
 import { blocksFor, type CudaKernel, type Launcher } from './launcher.ts'
-import { HOPPER_VARIANTS, type HopperProducts } from './matmul-hopper.ts'
 
 /** The factors are bytes in an fp8 format: a [M, K], b [N, K]. */
 export interface Fp8Options {
@@ -27,15 +25,6 @@ export interface Operands {
   readonly b: Tensor
   readonly options: MatmulOptions
   readonly fp8: Fp8Options | undefined
-}
-
-/** One way to compute calls of one kind, ready to be launched. */
-export interface Route {
-  readonly name: string
-  /** What there is to choose from; none where the way is closed. */
-  readonly candidates: readonly Algorithm[]
-  use(algorithm: Algorithm): void
-  run(out: Tensor, a: Tensor, b: Tensor, options: MatmulOptions, fp8: Fp8Options | undefined): void
 }
 
 /** What a call does beside its tensors' sizes. */
@@ -72,7 +61,6 @@ export class RouteContext {
   readonly workspace: { readonly address: number; readonly bytes: number }
   /** Makes the sums that no epilogue makes. */
   readonly sumRows: Kernels['sumRows']
-  readonly hopper: HopperProducts
   readonly #passes = new Map<Dtype, Passes>()
 
   constructor(
@@ -80,13 +68,11 @@ export class RouteContext {
     launcher: Launcher,
     sumRows: Kernels['sumRows'],
     workspace: { address: number; bytes: number },
-    hopper: HopperProducts,
   ) {
     this.lt = lt
     this.launcher = launcher
     this.sumRows = sumRows
     this.workspace = workspace
-    this.hopper = hopper
   }
 
   passes(dtype: Dtype): Passes {
@@ -106,20 +92,17 @@ export class RouteContext {
 }
 
 /** Names of the routes of a call, the one that a first run should take first. */
-export function routeNames(context: RouteContext, { out, a, b, options, fp8 }: Operands): string[] {
-  const names: string[] = routeShapes(out, a, options).map((shape) => shape.name)
-  return fp8 === undefined && context.hopper.supports(out, a, b, options) ? [...names, HopperRoute.title] : names
+export function routeNames({ out, a, options }: Operands): string[] {
+  return routeShapes(out, a, options).map((shape) => shape.name)
 }
 
 /** The route of that name for calls with operands like these. */
-export function routeOf(context: RouteContext, name: string, operands: Operands): Route {
-  if (name === HopperRoute.title) return new HopperRoute(context)
-  const { out, a, b, options, fp8 } = operands
+export function routeOf(context: RouteContext, name: string, { out, a, b, options, fp8 }: Operands): Route {
   const shape = routeShapes(out, a, options).find((candidate) => candidate.name === name)!
-  return new LtRoute(context, shape, out, a, b, options, fp8)
+  return new Route(context, shape, out, a, b, options, fp8)
 }
 
-/** The routes through cuBLASLt, the one with the most in the epilogue first. The last one works for every call. */
+/** The routes of a call, the one with the most in the epilogue first. The last one works for every call. */
 function routeShapes(out: Tensor, a: Tensor, options: MatmulOptions): RouteShape[] {
   const { accumulate = false, bias, residual, gelu, geluBackward, sumOfA, sumOfB } = options
   const plain = { target: 'out', added: undefined, epilogue: 'none', passBias: false, passResidual: false } as const
@@ -165,38 +148,8 @@ function isAuxiliary(pre: Tensor, out: Tensor): boolean {
   return pre.dtype === out.dtype && pre.rowStride % AUXILIARY_MULTIPLE === 0
 }
 
-/** Our own kernel: everything in its epilogue. A choice is one of its variants. */
-class HopperRoute implements Route {
-  static readonly title = 'own'
-  readonly name = HopperRoute.title
-  readonly candidates = HOPPER_VARIANTS.map((_, i) => ({ code: Uint8Array.of(i), workspaceBytes: 0 }))
-  readonly #context: RouteContext
-  #variant = 0
-
-  constructor(context: RouteContext) {
-    this.#context = context
-  }
-
-  use({ code }: Algorithm): void {
-    this.#variant = code[0]!
-  }
-
-  run(out: Tensor, a: Tensor, b: Tensor, options: MatmulOptions): void {
-    const { hopper, launcher } = this.#context
-    const { sumOfOut } = options
-    if (sumOfOut === undefined) {
-      hopper.run(this.#variant, out, a, b, options)
-      return
-    }
-    const parts = Math.ceil(out.rowCount / hopper.partRows(this.#variant))
-    const partials = launcher.scratch(4 * parts * out.columnCount)
-    hopper.run(this.#variant, out, a, b, options, partials)
-    hopper.addParts(sumOfOut.sums, partials, parts, sumOfOut.accumulate)
-  }
-}
-
-/** A product of cuBLASLt with the passes that it needs. */
-class LtRoute implements Route {
+/** One way to compute calls of one kind, ready to be launched. */
+export class Route {
   readonly shape: RouteShape
   /** None where cuBLASLt refuses: then the plain kernel computes. */
   readonly candidates: readonly Algorithm[]
@@ -291,7 +244,6 @@ class LtRoute implements Route {
       )
     }
     if (this.#hasPass) this.#pass(out, a.dtype, options)
-    if (options.sumOfOut !== undefined) context.sumRows(options.sumOfOut.sums, out, options.sumOfOut.accumulate)
     if (sums !== undefined && accumulate) {
       context.passes(a.dtype).addSums(blocksFor(sums.size, 256), 256, sums.address, sumsAddress, sums.size)
     }

@@ -6,7 +6,6 @@ import { invariant } from '../../core/errors.ts'
 import type { Kernels, MatmulOptions } from '../../core/kernels.ts'
 import { Storage, Tensor } from '../../core/tensor.ts'
 import type { CublasLt } from './cublaslt.ts'
-import { HopperProducts } from './matmul-hopper.ts'
 import {
   alignmentOf,
   type Fp8Options,
@@ -73,7 +72,7 @@ export class CudaMatmul {
     this.#runtime = runtime
     this.#lt = lt
     const workspace = { address: runtime.allocate(workspaceBytes), bytes: workspaceBytes }
-    this.#context = new RouteContext(lt, runtime, sumRows, workspace, new HopperProducts(runtime))
+    this.#context = new RouteContext(lt, runtime, sumRows, workspace)
     this.#store = new ChoiceStore(cacheDir, runtime.card.name, lt.version)
     this.kernels = { matmul: (out, a, b, options) => this.#run(out, a, b, options, undefined) }
   }
@@ -116,7 +115,7 @@ export class CudaMatmul {
       routes: new Map<string, Route>(),
     }
     const stored = this.#store.get(call)
-    const names = routeNames(this.#context, operands)
+    const names = routeNames(operands)
     const name = stored?.route ?? names.find((each) => this.#route(plan, each).candidates.length > 0) ?? 'separate'
     const route = this.#route(plan, name)
     const algorithm = stored?.algorithm ?? route.candidates[0]
@@ -191,7 +190,7 @@ export class CudaMatmul {
     sets.forEach((set, i) => {
       for (const [j, tensor] of tensorsOf(set).entries()) this.#fillWithNoise(tensor, 1000 * i + j)
     })
-    const routes = routeNames(this.#context, plan.specimen).map((name) => this.#route(plan, name))
+    const routes = routeNames(plan.specimen).map((name) => this.#route(plan, name))
     const entries = routes.flatMap((route) =>
       route.candidates.map((algorithm) => ({ route, choice: { route: route.name, algorithm } })),
     )
@@ -281,7 +280,7 @@ function kindOf(tensor: Tensor | undefined): number {
 
 /** What the plan of a call is found by: made for every call, so it is as short as can be. */
 function keyOf(out: Tensor, a: Tensor, b: Tensor, options: MatmulOptions, fp8: Fp8Options | undefined): string {
-  const { bias, residual, gelu, geluBackward, sumOfA, sumOfB, sumOfOut } = options
+  const { bias, residual, gelu, geluBackward, sumOfA, sumOfB } = options
   const pre = gelu?.preActivation ?? geluBackward
   const flags =
     (options.transposeA ? 1 : 0) +
@@ -291,7 +290,6 @@ function keyOf(out: Tensor, a: Tensor, b: Tensor, options: MatmulOptions, fp8: F
     (sumOfA ? 16 : 0) +
     (sumOfB ? 32 : 0) +
     64 * (kindOf(bias) + 4 * (kindOf(residual) + 4 * kindOf(pre))) +
-    2 ** 20 * (sumOfOut ? (sumOfOut.accumulate ? 2 : 1) : 0) +
     4096 * (TYPE_DIGIT[a.dtype]! + 8 * TYPE_DIGIT[out.dtype]!)
   const alignments =
     alignmentOf(a) +
@@ -324,14 +322,13 @@ function describe({ out, a, b, options, fp8 }: Operands): string {
   if (options.geluBackward) parts.push(`geluBackward ${tensor(options.geluBackward)}`)
   if (options.sumOfA) parts.push('sumOfA')
   if (options.sumOfB) parts.push('sumOfB')
-  if (options.sumOfOut) parts.push('sumOfOut')
   if (fp8) parts.push(fp8.scaleA.size === 1 ? 'scaled' : 'scaled by rows', fp8.fastAccumulation ? 'fast' : 'exact')
   return parts.join(', ')
 }
 
 /** The interface's conditions, once for each kind of call. */
 function expectSound({ out, a, b, options, fp8 }: Operands): void {
-  const { transposeA, transposeB, accumulate, bias, residual, gelu, geluBackward, sumOfA, sumOfB, sumOfOut } = options
+  const { transposeA, transposeB, accumulate, bias, residual, gelu, geluBackward, sumOfA, sumOfB } = options
   invariant(a.dtype === b.dtype, `matmul: a is ${a.dtype} and b is ${b.dtype}`)
   invariant(out.dtype === a.dtype || out.dtype === 'f32' || fp8 !== undefined, `matmul: ${out.dtype} of ${a.dtype}`)
   for (const other of [bias, residual, gelu?.preActivation, geluBackward]) {
@@ -349,15 +346,11 @@ function expectSound({ out, a, b, options, fp8 }: Operands): void {
     'matmul: sumOfA is f32, of a [K, M]',
   )
   invariant(sumOfB === undefined || (!transposeB && sumOfB.dtype === 'f32'), 'matmul: sumOfB is f32, of b [K, N]')
-  invariant(
-    sumOfOut === undefined || (geluBackward !== undefined && sumOfOut.sums.dtype === 'f32'),
-    'matmul: sumOfOut is f32, beside geluBackward',
-  )
 }
 
 function tensorsOf({ out, a, b, options, fp8 }: Operands): Tensor[] {
-  const { bias, residual, gelu, geluBackward, sumOfA, sumOfB, sumOfOut } = options
-  const extras = [bias, residual, gelu?.preActivation, geluBackward, sumOfA, sumOfB, sumOfOut?.sums]
+  const { bias, residual, gelu, geluBackward, sumOfA, sumOfB } = options
+  const extras = [bias, residual, gelu?.preActivation, geluBackward, sumOfA, sumOfB]
   const all = [out, a, b, ...extras, fp8?.scaleA, fp8?.scaleB]
   return all.filter((tensor) => tensor !== undefined)
 }
@@ -385,7 +378,7 @@ function operandsAt(operands: Operands, addressOf: (tensor: Tensor) => number): 
     return copy
   }
   const { out, a, b, options, fp8 } = operands
-  const { bias, residual, gelu, geluBackward, sumOfA, sumOfB, sumOfOut, ...flags } = options
+  const { bias, residual, gelu, geluBackward, sumOfA, sumOfB, ...flags } = options
   return {
     out: move(out),
     a: move(a),
@@ -398,7 +391,6 @@ function operandsAt(operands: Operands, addressOf: (tensor: Tensor) => number): 
       ...(geluBackward && { geluBackward: move(geluBackward) }),
       ...(sumOfA && { sumOfA: move(sumOfA) }),
       ...(sumOfB && { sumOfB: move(sumOfB) }),
-      ...(sumOfOut && { sumOfOut: { ...sumOfOut, sums: move(sumOfOut.sums) } }),
     },
     fp8: fp8 && { ...fp8, scaleA: move(fp8.scaleA), scaleB: move(fp8.scaleB) },
   }

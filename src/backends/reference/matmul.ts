@@ -26,7 +26,7 @@ export const matmulKernels: Pick<Kernels, 'matmul'> = {
    */
   matmul(out, a, b, options) {
     const { transposeA = false, transposeB = false, accumulate = false, bias, residual } = options
-    const { gelu, geluBackward, sumOfA, sumOfB, sumOfOut } = options
+    const { gelu, geluBackward, sumOfA, sumOfB } = options
     const y = slicedRowsOf(out)
     const rowsOfA = transposeA ? transposed(slicedRowsOf(a)) : slicedRowsOf(a)
     const columnsOfB = transposeB ? slicedRowsOf(b) : transposed(slicedRowsOf(b))
@@ -63,10 +63,6 @@ export const matmulKernels: Pick<Kernels, 'matmul'> = {
     if (sumOfB !== undefined) {
       invariant(!transposeB, 'matmul: sumOfB is of a b that is stored [K, N]')
       sumOverRows(sumOfB, b, accumulate)
-    }
-    if (sumOfOut !== undefined) {
-      invariant(geluBackward !== undefined, 'matmul: sumOfOut goes with geluBackward')
-      sumOverRows(sumOfOut.sums, out, sumOfOut.accumulate)
     }
   },
 }

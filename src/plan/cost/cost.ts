@@ -14,8 +14,6 @@ export interface CostInput {
   readonly site: Site
   /** Mean watts of a device, in place of its design power. */
   readonly watts?: number
-  /** Energy of the devices in kilowatt-hours where it was measured, in place of watts times hours. */
-  readonly measuredKwh?: number
   /** Whether to count the manufacture. */
   readonly hasEmbodied?: boolean
 }
@@ -42,25 +40,17 @@ export interface Cost {
 }
 
 /** @throws ConfigError where a device's power is not known, or manufacture is to be counted without figures */
-export function costOf({
-  device,
-  deviceHours,
-  prices,
-  site,
-  watts,
-  measuredKwh,
-  hasEmbodied = false,
-}: CostInput): Cost {
+export function costOf({ device, deviceHours, prices, site, watts, hasEmbodied = false }: CostInput): Cost {
   if (!(deviceHours >= 0)) {
     throw new ConfigError(`plan: device-hours must be a number of at least 0, got ${deviceHours}`)
   }
   const power = watts ?? prices.watts(device)
-  if (power === undefined && measuredKwh === undefined) {
+  if (power === undefined) {
     throw new ConfigError(
       `plan: the power of ${device.name} is not published: give watts for it in a file of prices (--prices)`,
     )
   }
-  const deviceKwh = measuredKwh ?? (deviceHours * power!) / 1000
+  const deviceKwh = (deviceHours * power) / 1000
   const { siteKwh, dynamicKg, siteKg } = footprintAt(site, deviceKwh)
   const embodied = hasEmbodied ? embodiedKg(deviceHours, prices.embodied) : 0
   const hourly = prices.hourly(device)

@@ -1,7 +1,7 @@
 // A cluster as the cost model sees it: devices, the links between them, and the few constants that say how much of a data
 // sheet real programs reach. The constants are the same for every model, layout and row of a table.
 import { ConfigError } from '../../core/errors.ts'
-import { type DeviceSpec, findDevice } from '../devices.ts'
+import { type DeviceSpec, findDevice, peakFlops } from '../devices.ts'
 
 /** How much of the data sheet is reached. One set for all; docs/layout.md says what each was set on. */
 export interface MachineConstants {
@@ -67,22 +67,32 @@ const HOPPER: MachineConstants = {
   attentionEfficiency: { flash2: 0.35, flash3: 0.5 },
 }
 
-/** By the start of a device's name. */
+/** By a device's name, or by its start: the first that fits. */
 const CHIPS: Readonly<Record<string, Chip>> = {
-  A100: { multiprocessors: 108, constants: AMPERE, isCompared: true },
-  H100: { multiprocessors: 132, constants: HOPPER, isCompared: true },
-  H200: { multiprocessors: 132, constants: HOPPER, isCompared: true },
+  'A100 80GB': { multiprocessors: 108, constants: AMPERE, isCompared: true },
+  A100: { multiprocessors: 108, constants: AMPERE, isCompared: false },
+  'H100 SXM': { multiprocessors: 132, constants: HOPPER, isCompared: true },
+  'H100 PCIe': { multiprocessors: 114, constants: HOPPER, isCompared: false },
+  H100: { multiprocessors: 132, constants: HOPPER, isCompared: false },
+  H200: { multiprocessors: 132, constants: HOPPER, isCompared: false },
   B200: { multiprocessors: 148, constants: HOPPER, isCompared: false },
   V100: { multiprocessors: 80, constants: AMPERE, isCompared: false },
   MI300X: { multiprocessors: 304, constants: AMPERE, isCompared: false },
   L40S: { multiprocessors: 142, constants: AMPERE, isCompared: false },
+  L4: { multiprocessors: 58, constants: AMPERE, isCompared: false },
   'RTX 4090': { multiprocessors: 128, constants: AMPERE, isCompared: false },
   'RTX 5090': { multiprocessors: 170, constants: AMPERE, isCompared: false },
 }
 const UNKNOWN_CHIP: Chip = { multiprocessors: 108, constants: AMPERE, isCompared: false }
 
-function chipOf({ name }: DeviceSpec): Chip {
-  return Object.entries(CHIPS).find(([start]) => name.startsWith(start))?.[1] ?? UNKNOWN_CHIP
+function chipOf(device: DeviceSpec): Chip {
+  const { name } = device
+  const chip = Object.entries(CHIPS).find(([start]) => name.startsWith(start))?.[1] ?? UNKNOWN_CHIP
+  const [whole, slice] = name.split(' MIG ')
+  if (slice === undefined) return chip
+  // A slice has as much less of the peak as it has fewer multiprocessors.
+  const share = peakFlops(device, 'bf16') / peakFlops(findDevice(whole!), 'bf16')
+  return { ...chip, multiprocessors: Math.round(chip.multiprocessors * share), isCompared: false }
 }
 
 export interface Cluster {
@@ -136,7 +146,7 @@ export function cluster(input: ClusterInput): Cluster {
   }
   if (devices > devicesPerNode && networkBandwidth <= 0) {
     throw new ConfigError(
-      `plan layout: ${device.name} has no usual network between nodes: give --network-bandwidth in GB/s for each device`,
+      `plan layout: ${device.name} has no usual network between nodes of ${devicesPerNode}: give --network-bandwidth in GB/s for each device, or more --devices-per-node`,
     )
   }
   if (devices > 1 && devicesPerNode > 1 && linkBandwidth <= 0) {

@@ -101,23 +101,22 @@ export async function tune(
   const guessAt = (batchTokens: number): number => guess * Math.sqrt(batchTokens / FIRST.batchTokens)
   const batch0 = await searchBatch(small, firstBatch, guessAt)
   if (batch0 === undefined) return undefined
-  const lr0 = await searchLr(small, batch0, guessAt(batch0))
-  if (lr0 === undefined) return undefined
-
-  const searchLong = async (): Promise<{ batch: number; lr: number } | undefined> => {
+  const searchSmallAndLong = async () => {
+    const lr0 = await searchLr(small, batch0, guessAt(batch0))
+    if (lr0 === undefined) return undefined
     const lrAt = (batchTokens: number): number => lr0 * Math.sqrt(batchTokens / batch0)
     const ratio = long.tokens / small.tokens
     const batch = await searchBatch(long, powerOfTwoRows(batch0 * ratio ** FIRST.batchExponent, seqLen), lrAt)
-    if (batch === undefined) return undefined
-    const lr = await searchLr(long, batch, lrAt(batch))
-    return lr === undefined ? undefined : { batch, lr }
+    const lr = batch === undefined ? undefined : await searchLr(long, batch, lrAt(batch))
+    return batch === undefined || lr === undefined ? undefined : { lr0, batch, lr }
   }
   const nLarge = parametersOf(large)
-  const [ofLong, lrLarge] = await Promise.all([
-    searchLong(),
-    searchLr(large, batch0, lr0 * (nLarge / n0) ** FIRST.sizeExponent),
+  const [found, lrLarge] = await Promise.all([
+    searchSmallAndLong(),
+    searchLr(large, batch0, guessAt(batch0) * (nLarge / n0) ** FIRST.sizeExponent),
   ])
-  if (ofLong === undefined || lrLarge === undefined) return undefined
+  if (found === undefined || lrLarge === undefined) return undefined
+  const { lr0, ...ofLong } = found
   const tokensRatio = long.tokens / small.tokens
   const batchExponent = clamp(Math.log(ofLong.batch / batch0) / Math.log(tokensRatio), EXPONENTS.batch)
   const lrOfLong = ofLong.lr / Math.sqrt(ofLong.batch / batch0)
@@ -133,6 +132,8 @@ export async function tune(
     tokensExponent,
     batchExponent,
   }
+  // Searches end in any order.
+  searches.sort((a, b) => a.parameters - b.parameters || a.tokens - b.tokens || a.what.localeCompare(b.what))
   return { law, searches }
 }
 

@@ -62,11 +62,9 @@ struct Step {
   /** COUNTERS lines; zero before the first step. */
   u32* counters;
   /** Of decode-step-many.cu: partial sums [slice][tile][TOKENS * 16], and sums of squares [HIDDEN / 16][TOKENS]. */
-  union {
-    float* partials;
-    scalar_t* scaled;
-  };
-  float* squares;
+  float *partials, *squares;
+  /** The stream times the weights of the norm that reads it next: as `stream`, or panels [HIDDEN / 64][TOKENS][64]. */
+  scalar_t* scaled;
   int batch, capacity, numLayers, vocabSize, historyRows, maxSplits, teamWarps;
   float eps, scale;
   /** Of decode-step-many.cu: qkv, o, gateUp, down, keys and values of each layer, and the head. */
@@ -76,7 +74,7 @@ struct Step {
 /** Parts of a layer in their order, and the head. */
 constexpr int QKV = 0, ATTEND = 1, O = 2, GATE_UP = 3, DOWN = 4, HEAD = 5, END = 6;
 /** Counters of blocks that are done with a part, and with a split of attention. */
-constexpr int SPLIT = 7, COUNTERS = 8;
+constexpr int SPLIT = 7, EMBED = 8, COUNTERS = 9;
 
 TY_INLINE int tilesOf(int phase, int vocabSize) {
   return phase == QKV       ? QKV_ROWS / 16

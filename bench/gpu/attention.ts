@@ -3,7 +3,8 @@
 // that both forms do the same forward. The vanilla form is PyTorch's two products and a softmax (torch_attention.py).
 //   node bench/gpu/attention.ts [--sizes 256,1024,4096,16384] [--attention own] [--ncu 1024,4096] [--longest]
 //     [--svg FOLDER] [--python python3]
-//   node bench/gpu/attention.ts --from LOG [--svg FOLDER]: table and plots of the rows that a run printed
+//   node bench/gpu/attention.ts --from LOG [--svg FOLDER]: table and plots of the rows that runs printed, of this and of
+//     `trainyard bench attention --device cuda --json`, whose vanilla form is our own
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -14,6 +15,7 @@ import { standaloneTensor } from '../../src/core/allocator.ts'
 import type { AttentionOptions } from '../../src/core/kernels.ts'
 import { randomKey } from '../../src/core/random.ts'
 import { type CudaOptions, openDevice } from '../../src/open.ts'
+import type { AttentionComparison, FormTimes } from '../../src/train/attention-bench.ts'
 import { plotSvg } from './svg-plot.ts'
 
 const [TOKENS, HEADS, HEAD_DIM] = [16384, 16, 128]
@@ -191,7 +193,7 @@ function print(rows: readonly Row[]): void {
       console.log(`| ${length} | ${who} | ${error} |`)
       continue
     }
-    const isVanilla = who === 'vanilla'
+    const isVanilla = who.startsWith('vanilla')
     const work = flops(length, isVanilla)
     const bytes = countedBytes(length, isVanilla)
     const isOurs = who.startsWith('trainyard')
@@ -214,10 +216,25 @@ function print(rows: readonly Row[]): void {
   }
 }
 
+/** Rows of what the verb printed. */
+function rowsOfVerb({ rows }: { rows: readonly AttentionComparison[] }): Row[] {
+  const rowOf = (who: string, length: number, { forward, backward, heldBytes }: FormTimes): Row => ({
+    who,
+    length,
+    forwardMs: forward.milliseconds,
+    backwardMs: backward.milliseconds,
+    peakBytes: heldBytes,
+  })
+  return rows.flatMap(({ length, tiles, vanilla }) => [
+    rowOf('trainyard', length, tiles),
+    ...('problem' in vanilla ? [] : [rowOf('vanilla, ours', length, vanilla)]),
+  ])
+}
+
 /** Time, and bytes counted (lines) and read by the card's counters (circles), over N as two plots. */
 function draw(rows: readonly Row[], folder: string): void {
   const kinds = [...new Set(rows.map(({ who }) => who))]
-  const colors = ['#2f7ed8', '#d8472f', '#8bbc21', '#b07aa1']
+  const colors = ['#2f7ed8', '#d8472f', '#8bbc21', '#b07aa1', '#e0a030', '#50a0a0']
   const time = kinds.map((who, i) => ({
     name: who,
     color: colors[i % colors.length]!,
@@ -240,7 +257,7 @@ function draw(rows: readonly Row[], folder: string): void {
     color: isVanilla ? colors[1]! : colors[0]!,
     isMarks: true,
     points: rows
-      .filter(({ who }) => (who === 'vanilla') === isVanilla)
+      .filter(({ who }) => who.startsWith('vanilla') === isVanilla)
       .flatMap(({ length, readBytes }) =>
         readBytes === undefined ? [] : PASSES.map((pass) => [length, readBytes[pass] / 1e9] as const),
       ),
@@ -268,14 +285,17 @@ if (values.once !== undefined) {
   device.close()
 } else if (values.from !== undefined) {
   const lines = readFileSync(values.from, 'utf8').split('\n')
-  const rows = lines.filter((line) => line.startsWith('{"who"')).map((line) => JSON.parse(line) as Row)
-  print(rows.filter((row) => row.length !== undefined))
+  const rows = [
+    ...lines.filter((line) => line.startsWith('{"who"')).map((line) => JSON.parse(line) as Row),
+    ...lines.filter((line) => line.startsWith('{"device"')).flatMap((line) => rowsOfVerb(JSON.parse(line))),
+  ].filter((row) => row.length !== undefined)
+  print(rows.sort((a, b) => a.length - b.length))
   if (values.svg !== undefined) draw(rows, values.svg)
 } else {
   measureBandwidth()
   const rows = [...(await timeOurs()), ...torchRows('times', sizes)].sort((a, b) => a.length - b.length)
   for (const row of rows) {
-    const isVanilla = row.who === 'vanilla'
+    const isVanilla = row.who.startsWith('vanilla')
     if (counted.includes(row.length) && (isVanilla || row.who.startsWith('trainyard'))) {
       const [forward, backward] = PASSES.map((pass) => measuredBytes(row.length, isVanilla, pass))
       if (forward !== undefined && backward !== undefined) row.readBytes = { forward, backward }

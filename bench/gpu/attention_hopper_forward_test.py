@@ -10,10 +10,11 @@ from torch.nn.attention import sdpa_kernel, SDPBackend
 
 KERNELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), '../../src/backends/cuda/kernels')
 DTYPES = {torch.bfloat16: 1, torch.float16: 2}
-# As in attention-hopper-forward.ts: keys of a tile, warpgroups that multiply, stages of K and V.
+# As in attention-hopper-forward.ts: keys of a tile, warpgroups that multiply, stages of K and V. MANY_64 is for many tiles.
 CONFIG = {32: (128, 3, 2), 64: (128, 2, 3), 96: (128, 2, 2), 128: (128, 2, 2), 160: (112, 2, 2), 192: (112, 2, 2),
           224: (80, 2, 2), 256: (80, 2, 2)}
 LONG_64 = (128, 3, 2)
+MANY_64 = (64, 4, 4)
 BF, HF = torch.bfloat16, torch.float16
 driver = ctypes.CDLL('libcuda.so.1')
 folder = tempfile.mkdtemp()
@@ -161,9 +162,22 @@ def forms():
 _kernels = {}
 
 
-def kernel_for(dtype, head_dim, keys):
+def config_for(heads, queries, keys, head_dim):
     pad = -(-head_dim // 32) * 32
-    config = LONG_64 if pad == 64 and keys > 2048 else CONFIG[pad]
+    if pad != 64:
+        return CONFIG[pad]
+    if keys > 2048:
+        return LONG_64
+    return MANY_64 if heads * -(-queries // 256) >= 4 * multiprocessors else CONFIG[64]
+
+
+def configs_to_check(head_dim, keys):
+    config = config_for(0, 1, keys, head_dim)
+    return [config, MANY_64] if config == CONFIG[64] else [config]
+
+
+def kernel_for(dtype, head_dim, config):
+    pad = -(-head_dim // 32) * 32
     key = (dtype, pad, config)
     if key not in _kernels:
         kernel = Kernel('attention_forward', 'mmmppp' + 'l' + 'iiiiii' + 'fiii', file='attention-hopper-forward.cu',
@@ -315,29 +329,31 @@ def check(cases, repeats):
     for name, options in cases:
         try:
             problem = Problem(**options)
-            kernel = kernel_for(problem.dtype, problem.D, problem.Tk)
-            first = None
-            for repeat in range(repeats):
-                problem.poison()
-                problem.run(kernel)
-                now = [problem.out.clone(), problem.lse.clone()]
-                if first is None:
-                    first = now
-                    torch.cuda.synchronize()
-                elif not all(torch.equal(a, b) for a, b in zip(first, now)):
-                    print(f'FAIL {name}: run {repeat} differs', flush=True)
-                    failures += 1
-                    break
-            errors = [error(a, b) for a, b in zip(first, problem.reference())]
-            bad = not errors[0] < (5e-3 if problem.dtype == BF else 7e-4) or not errors[1] < 1e-5
-            if problem.wrote_outside():
-                bad = True
-                print('  wrote outside its columns')
-            failures += bad
-            worst = max(worst, *(e for e in errors if e == e))
-            print(f'{"FAIL" if bad else "ok  "} {name:28s} out {errors[0]:.1e} lse {errors[1]:.1e} {kernel.spills}', flush=True)
-            if bad and errors[0] != errors[0]:
-                print(f'     {torch.isnan(problem.out).sum().item()} of {problem.out.numel()} outputs are NaN', flush=True)
+            expected = problem.reference()
+            for config in configs_to_check(problem.D, problem.Tk):
+                kernel = kernel_for(problem.dtype, problem.D, config)
+                first = None
+                for repeat in range(repeats):
+                    problem.poison()
+                    problem.run(kernel)
+                    now = [problem.out.clone(), problem.lse.clone()]
+                    if first is None:
+                        first = now
+                        torch.cuda.synchronize()
+                    elif not all(torch.equal(a, b) for a, b in zip(first, now)):
+                        print(f'FAIL {name} {config}: run {repeat} differs', flush=True)
+                        failures += 1
+                        break
+                errors = [error(a, b) for a, b in zip(first, expected)]
+                bad = not errors[0] < (5e-3 if problem.dtype == BF else 7e-4) or not errors[1] < 1e-5
+                if problem.wrote_outside():
+                    bad = True
+                    print('  wrote outside its columns')
+                failures += bad
+                worst = max(worst, *(e for e in errors if e == e))
+                print(f'{"FAIL" if bad else "ok  "} {name:28s} {config} out {errors[0]:.1e} lse {errors[1]:.1e} {kernel.spills}', flush=True)
+                if bad and errors[0] != errors[0]:
+                    print(f'     {torch.isnan(problem.out).sum().item()} of {problem.out.numel()} outputs are NaN', flush=True)
         except Exception as failure:
             failures += 1
             print(f'FAIL {name}: {str(failure)[:200]}', flush=True)
@@ -383,7 +399,7 @@ def time_all():
             except Exception as failure:
                 print(f'    {backend.name} failed: {str(failure)[:120]}', flush=True)
         try:
-            kernel = kernel_for(BF, D, T)
+            kernel = kernel_for(BF, D, config_for(B * H, T, T, D))
             problem.poison()
             problem.run(kernel)
             e = error(problem.out.view(B, T, H, D), expected.transpose(1, 2))
@@ -405,10 +421,11 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = False
     if 'check' in modes or 'repeat' in modes:
         for _, options in CASES:
-            kernel_for(options.get('dtype', BF), options['D'], options['Tk'])
+            for config in configs_to_check(options['D'], options['Tk']):
+                kernel_for(options.get('dtype', BF), options['D'], config)
     if 'time' in modes:
-        for _, _, T, D in TIMED:
-            kernel_for(BF, D, T)
+        for B, H, T, D in TIMED:
+            kernel_for(BF, D, config_for(B * H, T, T, D))
     compile_all(FORMS + list(_kernels.values()))
     if 'forms' in modes:
         forms()

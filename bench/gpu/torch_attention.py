@@ -33,9 +33,9 @@ def fused(backend):
 
 
 KINDS = {
-    "vanilla": vanilla,
-    "torch flash": fused(SDPBackend.FLASH_ATTENTION),
-    "torch cudnn": fused(SDPBackend.CUDNN_ATTENTION),
+    "vanilla, PyTorch": vanilla,
+    "FlashAttention-2": fused(SDPBackend.FLASH_ATTENTION),
+    "cuDNN": fused(SDPBackend.CUDNN_ATTENTION),
 }
 
 
@@ -91,7 +91,7 @@ def once(length, which):
 def longest(lengths):
     for length in lengths:
         torch.cuda.empty_cache()
-        row = {"who": "vanilla", "longest": length}
+        row = {"who": "vanilla, PyTorch", "longest": length}
         try:
             q, k, v = inputs(1, length)
             vanilla(q, k, v).sum().backward()

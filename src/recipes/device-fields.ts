@@ -52,7 +52,7 @@ export interface DeviceChoice {
 type Environment = Readonly<Record<string, string | undefined>>
 
 /** Options that say nothing to the device that was chosen, with their defaults. */
-const OF_CARDS = { precision: 'bf16', attention: 'auto', deterministic: true } as const
+const OF_CARDS = { precision: 'bf16', fp8Scaling: 'tensor', attention: 'auto', deterministic: true } as const
 const OF_CPUS = { threads: undefined, matmulPrecision: 'f32' } as const
 
 /** @throws ConfigError for an option of the other kind of device: it would be set and do nothing */
@@ -65,6 +65,11 @@ export function refuseForeignOptions(choice: Partial<DeviceChoice> & Pick<Device
       ? ['cpu', 'leave it out']
       : ['cuda', name === 'precision' ? 'leave it out; matmulPrecision is its like there' : 'leave it out']
     throw new ConfigError(`${name}: ${value} is for --device ${own}, got it with --device ${choice.device}: ${advice}`)
+  }
+  if (choice.fp8Scaling === 'row' && choice.precision !== 'fp8') {
+    throw new ConfigError(
+      `fp8Scaling: row is for --precision fp8, got it with ${choice.precision}: leave it out, or set precision`,
+    )
   }
 }
 

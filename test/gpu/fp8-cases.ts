@@ -27,7 +27,7 @@ export const castCases: readonly CastCase[] = [
   { rows: 272, columns: 144, format: 'e5m2', activation: 'geluBackward', sums: 'added' },
   { rows: 144, columns: 208, format: 'e4m3', activation: 'swiglu' },
   { rows: 272, columns: 2 * 208, format: 'e5m2', activation: 'swigluBackward' },
-  { rows: 1024, columns: 768, format: 'e4m3' },
+  { rows: 256, columns: 384, format: 'e4m3' },
 ]
 
 export interface CastResult extends Fp8Matrix {
@@ -98,11 +98,11 @@ export const productCases: readonly ProductCase[] = [
     out: 'bf16',
     options: ['bias', 'residual', 'isFast'],
   },
-  { rows: 512, columns: 256, inner: 4096, formats: ['e5m2', 'e4m3'], out: 'bf16', options: [] },
-  { rows: 512, columns: 256, inner: 4096, formats: ['e5m2', 'e4m3'], out: 'bf16', options: ['accumulate'] },
-  { rows: 256, columns: 512, inner: 8192, formats: ['e4m3', 'e5m2'], out: 'f32', options: [] },
-  { rows: 256, columns: 512, inner: 8192, formats: ['e5m2', 'e4m3'], out: 'f32', options: ['isFast'] },
-  { rows: 256, columns: 512, inner: 8192, formats: ['e5m2', 'e4m3'], out: 'f32', options: ['accumulate'] },
+  { rows: 128, columns: 256, inner: 4096, formats: ['e5m2', 'e4m3'], out: 'bf16', options: [] },
+  { rows: 128, columns: 256, inner: 4096, formats: ['e5m2', 'e4m3'], out: 'bf16', options: ['accumulate'] },
+  { rows: 128, columns: 192, inner: 8192, formats: ['e4m3', 'e5m2'], out: 'f32', options: [] },
+  { rows: 128, columns: 192, inner: 8192, formats: ['e5m2', 'e4m3'], out: 'f32', options: ['isFast'] },
+  { rows: 128, columns: 192, inner: 8192, formats: ['e5m2', 'e4m3'], out: 'f32', options: ['accumulate'] },
 ]
 
 export interface ProductResult {

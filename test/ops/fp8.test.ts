@@ -6,6 +6,7 @@ import { describe, test } from 'node:test'
 import { roundToFp8, scaleFor } from '../../src/backends/reference/fp8.ts'
 import { openReferenceDevice } from '../../src/backends/reference/open-reference.ts'
 import { FP8_HISTORY, FP8_LARGEST, type Fp8Format } from '../../src/core/fp8.ts'
+import { refuseForeignOptions } from '../../src/recipes/device-fields.ts'
 import { distance, LAYER_KINDS, type LayerShape, layerValues, numberOf, runLayer, spread } from './fp8-support.ts'
 
 const FORMATS = ['e4m3', 'e5m2'] as const
@@ -146,4 +147,17 @@ describe('layers on the reference', () => {
     assert.ok((await worst('row')) < 0.1)
     assert.ok((await worst('tensor')) > 0.5)
   })
+})
+
+test('a scaling of fp8 without fp8, or on a CPU, is refused', () => {
+  const refused = (choice: Parameters<typeof refuseForeignOptions>[0]) => () => refuseForeignOptions(choice)
+  assert.throws(
+    refused({ device: 'cuda', precision: 'bf16', fp8Scaling: 'row' }),
+    /row is for --precision fp8, got it with bf16/,
+  )
+  assert.throws(
+    refused({ device: 'cpu', precision: 'bf16', fp8Scaling: 'row' }),
+    /fp8Scaling: row is for --device cuda/,
+  )
+  assert.doesNotThrow(refused({ device: 'cuda', precision: 'fp8', fp8Scaling: 'row' }))
 })

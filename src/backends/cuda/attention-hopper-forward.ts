@@ -33,6 +33,9 @@ const CONFIGS: Readonly<Record<number, Config>> = {
 /** For heads of 64 over more keys than this: tiles of 192 queries, of which short sequences have too few. */
 const SHORT_KEYS = 2048
 const LONG_64: Config = { keys: 128, groups: 3, stages: 2 }
+/** For heads of 64 over fewer, where there are so many tiles of 256 queries a multiprocessor that they fill the card. */
+const MANY_64: Config = { keys: 64, groups: 4, stages: 4 }
+const MANY_TILES = 4
 
 const GROUP_QUERIES = 64
 /** Keys and values of the heads that are worked on at one time should stay in the 50 MB of the L2 cache. */
@@ -55,8 +58,14 @@ export function attentionHopperForward(launcher: Launcher): AttentionHopperForwa
   const variants = new Map<string, Variant>()
   const mapOf = headMaps(launcher)
 
-  function variantFor(dtype: Dtype, size: number, keys: number): Variant {
-    const config = size === 64 && keys > SHORT_KEYS ? LONG_64 : CONFIGS[size]!
+  function configFor(size: number, heads: number, queries: number, keys: number): Config {
+    if (size !== 64) return CONFIGS[size]!
+    if (keys > SHORT_KEYS) return LONG_64
+    const tiles = heads * Math.ceil(queries / (GROUP_QUERIES * MANY_64.groups))
+    return tiles >= MANY_TILES * launcher.multiprocessors ? MANY_64 : CONFIGS[size]!
+  }
+
+  function variantFor(dtype: Dtype, size: number, config: Config): Variant {
     const key = `${dtype} ${size} ${config.groups}`
     let variant = variants.get(key)
     if (variant === undefined) {
@@ -84,9 +93,9 @@ export function attentionHopperForward(launcher: Launcher): AttentionHopperForwa
       const [batch, queries] = q.shape as [number, number]
       const keys = k.shape[1]!
       const size = paddedSize(headDim)
-      const variant = variantFor(q.dtype, size, keys)
-      const tilesPerHead = Math.ceil(queries / (GROUP_QUERIES * variant.groups))
       const heads = batch * numHeads
+      const variant = variantFor(q.dtype, size, configFor(size, heads, queries, keys))
+      const tilesPerHead = Math.ceil(queries / (GROUP_QUERIES * variant.groups))
       const cachedHeads = Math.floor(CACHED_BYTES / (4 * keys * size)) * (numHeads / numKeyValueHeads)
       const headsAtOnce = Math.round((TILES_AT_ONCE * launcher.multiprocessors) / tilesPerHead)
       variant.launch(

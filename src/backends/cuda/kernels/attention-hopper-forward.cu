@@ -6,7 +6,8 @@
 //
 // Tried and dropped (H100): a part of the exponentials as polynomials (D64 T1024 1 % faster, D128 13 % slower), one
 // stream of tiles across tiles of queries (D64 T1024 1 % faster, D128 1 % slower), no turns (D128 T16384 11 % slower),
-// 176 keys a tile (D128 5 to 9 % slower), all heads in one group (D64 T1024 12 % slower).
+// 176 keys a tile (D128 5 to 9 % slower), all heads in one group (D64 T1024 12 % slower), two tiles of queries a
+// warpgroup, each with products under way during the other's softmax (D64 T1024 13 % slower, T4096 30 %).
 #include "attention-visibility.cuh"
 #include "hopper.cuh"
 
@@ -25,14 +26,14 @@
 
 static_assert(sizeof(scalar_t) == 2, "bf16 and f16");
 static_assert(HEAD_DIM % 32 == 0 && BLOCK_KEYS % 16 == 0, "shapes of wgmma");
-static_assert(GROUPS == 2 || GROUPS == 3, "register counts");
+static_assert(GROUPS >= 2 && GROUPS <= 4, "register counts");
 static_assert(STAGES >= 2, "a warpgroup holds a tile of V while it waits for the K of the next");
 
 constexpr int GROUP_QUERIES = 64;
 constexpr int BLOCK_QUERIES = GROUP_QUERIES * GROUPS;
 constexpr int THREADS = 128 * (GROUPS + 1);
-constexpr int PRODUCER_REGISTERS = GROUPS == 2 ? 24 : 32;
-constexpr int CONSUMER_REGISTERS = GROUPS == 2 ? 240 : 160;
+constexpr int PRODUCER_REGISTERS = GROUPS == 3 ? 32 : 24;
+constexpr int CONSUMER_REGISTERS = GROUPS == 2 ? 240 : GROUPS == 3 ? 160 : 112;
 constexpr int PANELS = (HEAD_DIM + 63) / 64;
 constexpr u32 QUERY_PANEL_BYTES = GROUP_QUERIES * PANEL_ROW_BYTES;
 constexpr u32 KEY_PANEL_BYTES = BLOCK_KEYS * PANEL_ROW_BYTES;

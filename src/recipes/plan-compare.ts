@@ -9,6 +9,7 @@ import { ConfigError } from '../core/errors.ts'
 import { formatBytes, formatCount, formatDuration, formatPercent } from '../display/format.ts'
 import { table } from '../display/text.ts'
 import { type Reconciled, reconcile } from '../plan/reconcile.ts'
+import { IDLE_LOAD } from '../train/plan-report.ts'
 import { readMetrics } from '../train/run-dir.ts'
 
 export default defineRecipe({
@@ -38,7 +39,7 @@ export default defineRecipe({
     const actual = read('actual.json', 'when a run ends or is stopped')
     const rows = reconcile(plan, actual, readMetrics(folder))
     if (options.json) context.log(JSON.stringify(rows, null, 2))
-    else for (const line of lines(rows)) context.log(line)
+    else for (const line of [...lines(rows), ...busyNote(plan)]) context.log(line)
   },
 })
 
@@ -53,6 +54,14 @@ function lines(rows: readonly Reconciled[]): string[] {
     row.guess === undefined ? '-' : signed(row.guess.error),
   ])
   return table([heading, ...cells], { hasHeading: true, align: ['left', 'right', 'right', 'right', 'left', 'right'] })
+}
+
+/** Estimates of time are of a machine that has nothing else to do. */
+function busyNote({ loadAverage: load }: Readonly<Record<string, unknown>>): string[] {
+  if (typeof load !== 'number' || load <= IDLE_LOAD) return []
+  return [
+    `${load.toFixed(1)} other programs computed here when the run was planned: its time is that of a machine with none`,
+  ]
 }
 
 function formatQuantity(value: number, unit: Reconciled['unit']): string {

@@ -8,7 +8,7 @@ import { type DeviceRates, stepSeconds } from './step-time.ts'
 /** What part of the peak a step is expected to reach where nothing more was measured. */
 const EXPECTED_SHARE = 0.65
 /** Load average above which a machine has other work than this program's start. */
-const IDLE_LOAD = 1
+export const IDLE_LOAD = 1
 
 /** What was measured of a device before a run. */
 export interface MeasuredSpeed {
@@ -71,6 +71,7 @@ export function describePlan(
     estimatedSeconds: seconds,
     estimatedTokensPerSecond: batchTokens / secondsPerStep,
     ...(rates && { measuredRates: { ...rates } }),
+    ...(!isOnCard && { loadAverage: loadAverage() }),
   }
   return { lines, json }
 }

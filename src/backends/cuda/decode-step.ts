@@ -19,7 +19,7 @@ const FEW_ENTRY_BYTES = 16 * (2 * INPUT_PIECE + 64)
 const CHUNK_ELEMENTS = 4096
 /** Chunks of a sequence whose attention is not split, at most; chunks of a split, at least; splits of a sequence, at most. */
 const WHOLE_CHUNKS = 6
-const SPLIT_CHUNKS = 2
+const SPLIT_CHUNKS = 4
 const MAX_SPLITS = 16
 /** Sequences that decode-step-few.cu is the faster one for, and that decode-step-many.cu can take. */
 const FEW = 8
@@ -35,13 +35,13 @@ const AREA_STEP = 1024
 /** Shared memory that the compiler takes for itself. */
 const STATIC_BYTES = 2048
 /** COUNTERS lines of 128 bytes. */
-const COUNTER_INTEGERS = 16 * 32
+const COUNTER_INTEGERS = 8 * 32
 /** What a copy brings: 32 rows of 64 columns. */
 const MAP_BOX = [64, 32, 1, 1]
 /** struct Layer of decode-step.cuh. */
 const LAYER_BYTES = 64
 /** struct Step of decode-step.cuh: addresses, sizes, floats. */
-const STEP_SIGNATURE = `${'p'.repeat(22)}iiiiiiiffp`
+const STEP_SIGNATURE = `${'p'.repeat(21)}iiiiiiiffp`
 
 interface Sizes {
   readonly batchSize: number
@@ -75,8 +75,8 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   const sizes = { batchSize, capacity: keys[0]!.shape[1]!, hiddenSize, vocabSize: weights.head.rowCount }
   const dtype = device.floatDtype
   if (!isServed(plan, sizes, dtype)) return undefined
-  // That for many sequences uses Hopper's products.
-  if (batchSize > FEW && launcher.computeCapability !== 90) return undefined
+  // Both use the copy engine that came with Hopper, that for many sequences also Hopper's own products.
+  if (batchSize > FEW ? launcher.computeCapability !== 90 : launcher.computeCapability < 90) return undefined
 
   const isFew = batchSize <= FEW
   const blocks = launcher.multiprocessors
@@ -162,7 +162,7 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
       ...state.map((tensor) => tensor.address),
       logits?.address ?? 0,
       ...scratch.map((tensor) => tensor.address),
-      ...(isFew ? [0, 0, 0] : [0]),
+      ...(isFew ? [0, 0] : []),
       batchSize,
       sizes.capacity,
       plan.weights.layers.length,

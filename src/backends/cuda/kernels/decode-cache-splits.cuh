@@ -9,12 +9,7 @@ constexpr int GROUP_WIDTH = GROUP_HEADS * HEAD_DIM;
 /** Chunks that the warps of a block take at a time. */
 constexpr int CHUNKS_AT_ONCE = WARPS / UNITS;
 /** Chunks of a sequence that is not split; chunks that a split has at least. */
-#ifndef WHOLE_CHUNKS
-#define WHOLE_CHUNKS 6
-#endif
-#ifndef SPLIT_CHUNKS
-#define SPLIT_CHUNKS 2
-#endif
+constexpr int WHOLE_CHUNKS = 6, SPLIT_CHUNKS = 4;
 
 /** An item's part of the cache, in chunks; nothing where its sequence has fewer splits. */
 struct Span {
@@ -55,9 +50,6 @@ TY_INLINE void attendItems(const Step& step, const Layer& layer, Ring& ring, int
       }
       ring.release();
     }
-#ifdef PROFILE
-    TY_STAMP(ATTEND, 1)
-#endif
     attention.store(stats + 2 * warp * HEAD_ROWS, outputs + warp * HEAD_ROWS * HEAD_DIM);
     blockSync();
     const int warps = min(WARPS, (span.end - span.begin) * UNITS);

@@ -2,17 +2,6 @@
 // shared memory, in the order in which they are used and ahead of barriers and layers, because they depend on nothing of
 // the step: so memory is busy while blocks wait. Products are tiles of 16 rows of a weight over all inputs: each of the
 // other warps takes a sixteenth of the inputs, kept in registers.
-#ifdef PROFILE
-__device__ __shared__ long long profile[8][4], profileLast;
-__device__ __shared__ int profilePhase;
-#define TY_STAMP(phase, kind) \
-  if (threadIdx.x == 0) { long long now = clock64(); profile[phase][kind] += now - profileLast; profileLast = now; }
-#define TY_WAITED(from) if (threadIdx.x == 0) profile[profilePhase][3] += clock64() - from;
-#define TY_PHASE(phase) if (threadIdx.x == 0) profilePhase = phase;
-#else
-#define TY_STAMP(phase, kind)
-#define TY_PHASE(phase)
-#endif
 #include "decode-cache-splits.cuh"
 
 /** A chunk of a weight: 16 rows of PIECE inputs, of which each warp has PIECE / WARPS; 64 bytes apart from the banks. */
@@ -21,9 +10,7 @@ constexpr u32 PIECE_BYTES = PIECE * 2, PIECE_PITCH = PIECE_BYTES + 64, WEIGHT_CH
 constexpr u32 ENTRY_BYTES = WEIGHT_CHUNK_BYTES;
 static_assert(CHUNK_BYTES <= ENTRY_BYTES && ENTRY_BYTES % 1024 == 0, "a chunk of a cache in an entry");
 /** Entries whose copies are under way at a time: more would only lengthen the queues in front of memory. */
-#ifndef IN_FLIGHT
-#define IN_FLIGHT 3
-#endif
+constexpr int IN_FLIGHT = 3;
 /** Sums of a tile are laid out [token][row] with gaps that keep the banks apart. */
 constexpr int TOKEN_STRIDE = 20, WARP_SUMS = TOKENS * TOKEN_STRIDE, TILE_SUMS = WARPS * WARP_SUMS;
 static_assert(HIDDEN % PIECE == 0 && Q_WIDTH % PIECE == 0 && FEED_FORWARD % PIECE == 0, "inputs of a warp");
@@ -74,20 +61,11 @@ struct Producer {
 
   /** Waits for room, then announces `bytes`; the lanes' copies follow. */
   TY_INLINE u32 open(u32 bytes) {
-#ifdef PROFILE
-    long long from = clock64();
-    mbarrierWait(emptyOf(barriers, place.entry), place.round ^ 1);
-    if (threadIdx.x == THREADS) profile[END][0] += clock64() - from;
-    from = clock64();
-#endif
     mbarrierWait(emptyOf(barriers, place.entry), place.round ^ 1);
     if (started >= IN_FLIGHT) {
       mbarrierWait(fullOf(barriers, landing.entry), landing.round);
       landing.advance();
     }
-#ifdef PROFILE
-    if (threadIdx.x == THREADS) profile[END][1] += clock64() - from;
-#endif
     started++;
     if ((threadIdx.x & 31) == 0) mbarrierExpect(fullOf(barriers, place.entry), bytes);
     __syncwarp();
@@ -140,11 +118,6 @@ struct Ring {
 
   /** Waits for the next entry and gives its address. */
   TY_INLINE u32 wait() const {
-#ifdef PROFILE
-    long long from = clock64();
-    mbarrierWait(fullOf(barriers, place.entry), place.round);
-    TY_WAITED(from)
-#endif
     mbarrierWait(fullOf(barriers, place.entry), place.round);
     return ring + place.entry * ENTRY_BYTES;
   }
@@ -308,9 +281,6 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
       mbarrierInit(emptyOf(barriers, i), WARPS);
     }
     mbarrierInitFence();
-#ifdef PROFILE
-    for (int i = 0; i < 32; i++) profile[i / 4][i % 4] = 0; profileLast = clock64();
-#endif
   }
   __syncthreads();
   if (threadIdx.x >= THREADS) {
@@ -343,92 +313,69 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
   for (int l = 0; l < step.numLayers; l++) {
     const Layer& layer = layers[l];
     if (const int first = rotation.next(QKV_TILES); first < QKV_TILES) {
-      TY_PHASE(QKV)
       Inputs<HIDDEN> x;
       const Inputs<HIDDEN>::Weight norm(layer.inputNorm);
       if (l == 0) {
         x.load(batch, fromTable);
       } else {
         await(step, DOWN, expected(DOWN, l - 1));
-        TY_STAMP(QKV, 0)
         x.load(batch, fromStream);
       }
       x.normalize(norm, step.eps, squares);
-      TY_STAMP(QKV, 1)
       product<HIDDEN, false>(ring, x, first, QKV_TILES, batch, area, [&](int tile, int row, int token) {
         return angleOf(step, tile % (HALF_DIM / 8) * 8 + row, token);
       }, [&](int tile, int row, int token, float upper, float lower, float2 angle) {
         storeHead(step, layer, tile / (HALF_DIM / 8), tile % (HALF_DIM / 8) * 8 + row, token, angle, upper, lower);
       });
-      TY_STAMP(QKV, 2)
       arrive(step, QKV);
     }
     if (const int first = rotation.next(items); first < items) {
-      TY_PHASE(ATTEND)
       await(step, QKV, expected(QKV, l));
-      TY_STAMP(ATTEND, 0)
       attendItems(step, layer, ring, first, items, area);
-      TY_STAMP(SPLIT, 0)
       if (isSplit) {
         arrive(step, SPLIT);
         await(step, SPLIT, expected(ATTEND, l));
-        TY_STAMP(SPLIT, 1)
         joinItems(step, first, items);
         blockSync();
       }
-      TY_STAMP(ATTEND, 2)
       arrive(step, ATTEND);
     }
     if (const int first = rotation.next(HIDDEN / 16); first < HIDDEN / 16) {
-      TY_PHASE(O)
       await(step, ATTEND, expected(ATTEND, l));
-      TY_STAMP(O, 0)
       Inputs<Q_WIDTH> x;
       x.load(batch, [&](int token, int column) { return loadShared16(step.mixed + (i64)token * Q_WIDTH + column); });
-      TY_STAMP(O, 1)
       product<Q_WIDTH, false>(ring, x, first, HIDDEN / 16, batch, area, [&](int tile, int row, int token) {
         if (l > 0) return residual(tile, row, token);
         // The residual stream starts as the tokens' embeddings.
         const scalar_t* from = step.table + (i64)step.tokens[token] * HIDDEN + tile * 16 + row;
         return make_float2(toFloat(from[0]), toFloat(from[8]));
       }, addToStream);
-      TY_STAMP(O, 2)
       arrive(step, O);
     }
     if (const int first = rotation.next(FEED_FORWARD / 8); first < FEED_FORWARD / 8) {
-      TY_PHASE(GATE_UP)
       const Inputs<HIDDEN>::Weight norm(layer.postNorm);
       await(step, O, expected(O, l));
-      TY_STAMP(GATE_UP, 0)
       Inputs<HIDDEN> x;
       x.load(batch, fromStream);
       x.normalize(norm, step.eps, squares);
-      TY_STAMP(GATE_UP, 1)
       product<HIDDEN, false>(ring, x, first, FEED_FORWARD / 8, batch, area, nothing,
                              [&](int tile, int row, int token, float gate, float up, float2) {
         step.activated[(i64)token * FEED_FORWARD + tile * 8 + row] = cast<scalar_t>(silu(gate) * up);
       });
-      TY_STAMP(GATE_UP, 2)
       arrive(step, GATE_UP);
     }
     if (const int first = rotation.next(HIDDEN / 16); first < HIDDEN / 16) {
-      TY_PHASE(DOWN)
       await(step, GATE_UP, expected(GATE_UP, l));
-      TY_STAMP(DOWN, 0)
       Inputs<FEED_FORWARD> x;
       x.load(batch,
              [&](int token, int column) { return loadShared16(step.activated + (i64)token * FEED_FORWARD + column); });
-      TY_STAMP(DOWN, 1)
       product<FEED_FORWARD, false>(ring, x, first, HIDDEN / 16, batch, area, residual, addToStream);
-      TY_STAMP(DOWN, 2)
       arrive(step, DOWN);
     }
   }
 
-  TY_PHASE(HEAD)
   const Inputs<HIDDEN>::Weight norm(step.finalNorm);
   await(step, DOWN, expected(DOWN, step.numLayers - 1));
-  TY_STAMP(HEAD, 0)
   Inputs<HIDDEN> x;
   x.load(batch, fromStream);
   x.normalize(norm, step.eps, squares);
@@ -454,9 +401,5 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
   }
   const int token = threadIdx.x >> 3;
   if ((threadIdx.x & 7) == 0 && token < batch) step.best[(i64)token * gridDim.x + blockIdx.x] = best;
-  TY_STAMP(HEAD, 2)
-#ifdef PROFILE
-  if (threadIdx.x == 0) for (int i = 0; i < 32; i++) reinterpret_cast<long long*>(step.history)[blockIdx.x * 32 + i] = profile[i / 4][i % 4];
-#endif
-  finishStep(step, gridDim.x);
+  finishStep(step);
 }

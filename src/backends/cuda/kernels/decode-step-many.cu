@@ -380,5 +380,5 @@ TY_KERNEL __launch_bounds__(THREADS, 1) decode_step_many(const Step step) {
   });
   __syncthreads();
   if (threadIdx.x < step.batch) step.best[(i64)threadIdx.x * gridDim.x + blockIdx.x] = best[threadIdx.x];
-  finishStep(step, gridDim.x);
+  finishStep(step);
 }

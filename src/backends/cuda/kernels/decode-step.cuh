@@ -14,23 +14,17 @@
 #define HEAD_DIM 64
 #define RING_ENTRIES 4
 #define AREA_BYTES 65536
-#define RING_ENTRY_BYTES 17408
 #endif
 #ifndef TOKEN_TILES
 #define TOKEN_TILES 1
 #endif
 
-/** Warps that compute; those that only copy come on top. */
-#ifndef STEP_WARPS
-#define STEP_WARPS 16
-#endif
-constexpr int WARPS = STEP_WARPS, THREADS = 32 * WARPS;
+/** Warps that compute; one that only copies comes on top. */
+constexpr int WARPS = 16, THREADS = 32 * WARPS;
 constexpr int TOKENS = 8 * TOKEN_TILES;
 constexpr int GROUP_HEADS = HEADS / KV_HEADS, HALF_DIM = HEAD_DIM / 2;
 constexpr int Q_WIDTH = HEADS * HEAD_DIM, KV_WIDTH = KV_HEADS * HEAD_DIM, QKV_ROWS = Q_WIDTH + 2 * KV_WIDTH;
 constexpr int QKV_TILES = QKV_ROWS / 16;
-/** Positions that a split of a sequence's attention has at least. */
-constexpr int SPLIT_POSITIONS = 256;
 constexpr float LOG2_E = 1.4426950408889634f;
 /** Below every score, and finite: no infinity minus infinity. */
 constexpr float LOWEST = -1e30f;
@@ -55,7 +49,7 @@ struct Step {
   float* logits;
   /** Scratch: [batch, HIDDEN], [batch, Q_WIDTH] twice, [batch, FEED_FORWARD]. */
   scalar_t *stream, *q, *mixed, *activated;
-  /** Scratch of split attention: [batch, maxSplits, Q_WIDTH] and [batch, maxSplits, HEADS]. */
+  /** Scratch of split attention, of decode-step-few.cu: [batch, maxSplits, Q_WIDTH] and [batch, maxSplits, HEADS]. */
   float *splitOut, *splitLse;
   /** [batch, blocks]: each block's best logit with its token. */
   u64* best;
@@ -63,18 +57,16 @@ struct Step {
   u32* counters;
   /** Of decode-step-many.cu: partial sums [slice][tile][TOKENS * 16], and sums of squares [HIDDEN / 16][TOKENS]. */
   float *partials, *squares;
-  /** The stream times the weights of the norm that reads it next: as `stream`, or panels [HIDDEN / 64][TOKENS][64]. */
-  scalar_t* scaled;
   int batch, capacity, numLayers, vocabSize, historyRows, maxSplits, teamWarps;
   float eps, scale;
-  /** Of decode-step-many.cu: qkv, o, gateUp, down, keys and values of each layer, and the head. */
+  /** Tensor maps of qkv, o, gateUp, down, keys and values of each layer, and of the head. */
   const void* maps;
 };
 
 /** Parts of a layer in their order, and the head. */
 constexpr int QKV = 0, ATTEND = 1, O = 2, GATE_UP = 3, DOWN = 4, HEAD = 5, END = 6;
 /** Counters of blocks that are done with a part, and with a split of attention. */
-constexpr int SPLIT = 7, EMBED = 8, COUNTERS = 9;
+constexpr int SPLIT = 7, COUNTERS = 8;
 
 TY_INLINE int tilesOf(int phase, int vocabSize) {
   return phase == QKV       ? QKV_ROWS / 16
@@ -194,22 +186,18 @@ TY_INLINE void gridBarrier(const Step& step, u32& target) {
 
 /** Words between two counters: each has a line of its own. */
 constexpr int COUNTER_WORDS = 32;
-/** Says that this block is done with `phase`, by one thread: others have met it at a barrier since. */
-TY_INLINE void arriveRelease(const Step& step, int phase) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(step.counters + phase * COUNTER_WORDS) : "memory");
-}
-/** The same after a blockSync. */
+/** Says that this block is done with `phase`; all its computing threads have passed a blockSync since. */
 TY_INLINE void arrive(const Step& step, int phase) {
-  if (threadIdx.x == 0) arriveRelease(step, phase);
+  if (threadIdx.x == 0) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(step.counters + phase * COUNTER_WORDS) : "memory");
+  }
 }
 /** Waits until `arrivals` blocks were done with `phase` in this launch, and sees what they wrote before. */
 TY_INLINE void await(const Step& step, int phase, u32 arrivals) {
-#ifndef NO_AWAIT
   if (threadIdx.x == 0) {
     while (loadAcquire(step.counters + phase * COUNTER_WORDS) < arrivals) {
     }
   }
-#endif
   blockSync();
 }
 
@@ -244,16 +232,11 @@ constexpr int HEAD_ROWS = HAS_UPPER ? 16 : 8;
 /** Floats of shared memory that attention needs: a maximum, a sum and an output of every head and warp. */
 constexpr int ATTENTION_FLOATS = WARPS * HEAD_ROWS * (HEAD_DIM + 2);
 
-TY_INLINE int splitsOf(int length, int maxSplits) {
-  const int splits = (length + SPLIT_POSITIONS - 1) / SPLIT_POSITIONS;
-  return splits < maxSplits ? splits : maxSplits;
-}
-
 /**
- * Softmax attention of one query a sequence over its cache: an item is a sequence, a key-value head and a split of the
- * positions; a team of warps takes one at a time, 16 positions a warp. All query heads of the group share what is read:
- * they are the rows of the products, positions or dims the columns. Lanes own whole 16-byte pieces: the order of the
- * inner dim is permuted alike on both sides. With one split the result goes to `mixed`, else to splitOut and splitLse.
+ * Softmax attention of one query a sequence over its cache, for many sequences: an item is a sequence and a key-value head;
+ * a team of warps takes one at a time, 16 positions a warp. All query heads of the group share what is read: they are the
+ * rows of the products, positions or dims the columns. Lanes own whole 16-byte pieces: the order of the inner dim is
+ * permuted alike on both sides.
  */
 TY_INLINE void attendCache(const Step& step, const Layer& layer, float* shared) {
   constexpr int INNER = HEAD_DIM / 32, OUTER = HEAD_DIM / 64;
@@ -261,23 +244,15 @@ TY_INLINE void attendCache(const Step& step, const Layer& layer, float* shared) 
   float* outputs = shared + 2 * WARPS * HEAD_ROWS;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
   const int teamWarps = step.teamWarps, teams = WARPS / teamWarps, team = warp / teamWarps, member = warp % teamWarps;
-  const int items = step.batch * KV_HEADS * step.maxSplits;
+  const int items = step.batch * KV_HEADS;
   for (int first = 0; first < items; first += gridDim.x * teams) {
     const int item = first + team * gridDim.x + blockIdx.x;
-    const int split = item % step.maxSplits, kvHead = item / step.maxSplits % KV_HEADS;
-    const int sequence = item / (step.maxSplits * KV_HEADS);
-    int begin = 0, end = 0;
-    bool isActive = item < items;
-    if (isActive) {
-      const int length = positionOf(step, sequence) + 1, splits = splitsOf(length, step.maxSplits);
-      const int span = ((length + splits - 1) / splits + 15) & ~15;
-      isActive = split < splits;
-      begin = split * span;
-      end = isActive ? min(length, begin + span) : begin;
-    }
+    const int kvHead = item % KV_HEADS, sequence = item / KV_HEADS;
+    const bool isActive = item < items;
+    const int end = isActive ? positionOf(step, sequence) + 1 : 0;
     float maximum[2] = {LOWEST, LOWEST}, sum[2] = {0, 0};
     float out[OUTER * 8][4] = {};
-    if (begin + member * 16 < end) {
+    if (member * 16 < end) {
       const scalar_t* queries = step.q + (i64)sequence * Q_WIDTH + kvHead * GROUP_HEADS * HEAD_DIM + t * 8;
       uint4 q[INNER][2] = {};
 #pragma unroll
@@ -287,7 +262,7 @@ TY_INLINE void attendCache(const Step& step, const Layer& layer, float* shared) 
       }
       const i64 start = (i64)sequence * step.capacity * KV_WIDTH + kvHead * HEAD_DIM;
       const scalar_t *keys = layer.keys + start + t * 8, *values = layer.values + start + g * 8;
-      for (int position = begin + member * 16; position < end; position += teamWarps * 16) {
+      for (int position = member * 16; position < end; position += teamWarps * 16) {
         uint4 k[2][INNER], v[4][OUTER];
 #pragma unroll
         for (int j = 0; j < 2; j++) {
@@ -395,13 +370,7 @@ TY_INLINE void attendCache(const Step& step, const Layer& layer, float* shared) 
         }
         const int head = kvHead * GROUP_HEADS + row;
         value = total > 0 ? value / total : 0;
-        if (step.maxSplits == 1) {
-          fromFloat(step.mixed[(i64)sequence * Q_WIDTH + head * HEAD_DIM + dim], value);
-        } else {
-          const i64 at = (i64)sequence * step.maxSplits + split;
-          step.splitOut[at * Q_WIDTH + head * HEAD_DIM + dim] = value;
-          if (dim == 0) step.splitLse[at * HEADS + head] = total > 0 ? top + log2f(total) : LOWEST;
-        }
+        fromFloat(step.mixed[(i64)sequence * Q_WIDTH + head * HEAD_DIM + dim], value);
       }
     }
     __syncthreads();
@@ -417,7 +386,7 @@ TY_INLINE u64 rankOf(float logit, u32 token) {
 TY_INLINE u64 larger(u64 a, u64 b) { return a > b ? a : b; }
 
 /** The last block to come here takes the best token of each sequence, moves on by one and resets the barrier. */
-TY_INLINE void finishStep(const Step& step, int slots) {
+TY_INLINE void finishStep(const Step& step) {
   __shared__ bool isLast;
   blockSync();
   if (threadIdx.x == 0) isLast = addRelease(step.counters + END * COUNTER_WORDS, 1) == gridDim.x - 1;
@@ -427,9 +396,9 @@ TY_INLINE void finishStep(const Step& step, int slots) {
   const i32 row = *step.made;
   for (int sequence = threadIdx.x >> 5; sequence < step.batch; sequence += WARPS) {
     u64 best = 0;
-    for (int slot = lane; slot < slots; slot += 32) {
+    for (int block = lane; block < gridDim.x; block += 32) {
       u64 candidate;
-      asm volatile("ld.global.cg.u64 %0, [%1];" : "=l"(candidate) : "l"(step.best + (i64)sequence * slots + slot));
+      asm volatile("ld.global.cg.u64 %0, [%1];" : "=l"(candidate) : "l"(step.best + (i64)sequence * gridDim.x + block));
       best = larger(best, candidate);
     }
 #pragma unroll

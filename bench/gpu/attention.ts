@@ -14,9 +14,9 @@ import type { CudaDevice } from '../../src/backends/cuda/device.ts'
 import { standaloneTensor } from '../../src/core/allocator.ts'
 import type { AttentionOptions } from '../../src/core/kernels.ts'
 import { randomKey } from '../../src/core/random.ts'
+import { type PlotSeries, renderSvgPlot } from '../../src/display/svg-plot.ts'
 import { type CudaOptions, openDevice } from '../../src/open.ts'
 import type { AttentionComparison, FormTimes } from '../../src/train/attention-bench.ts'
-import { plotSvg } from './svg-plot.ts'
 
 const [TOKENS, HEADS, HEAD_DIM] = [16384, 16, 128]
 const WIDTH = HEADS * HEAD_DIM
@@ -231,49 +231,42 @@ function rowsOfVerb({ rows }: { rows: readonly AttentionComparison[] }): Row[] {
   ])
 }
 
-/** Time, and bytes counted (lines) and read by the card's counters (circles), over N as two plots. */
+/** Time, and bytes counted (lines) and read by the card's counters (dots), over N as two plots. */
 function draw(rows: readonly Row[], folder: string): void {
   const kinds = [...new Set(rows.map(({ who }) => who))]
-  const colors = ['#2f7ed8', '#d8472f', '#8bbc21', '#b07aa1', '#e0a030', '#50a0a0']
-  const time = kinds.map((who, i) => ({
-    name: who,
-    color: colors[i % colors.length]!,
-    points: rows
-      .filter((row) => row.who === who && row.forwardMs !== undefined && row.backwardMs !== undefined)
-      .map((row) => [row.length, row.forwardMs! + row.backwardMs!] as const),
-  }))
-  const bytes = [true, false].flatMap((isVanilla) =>
-    (['forward', 'backward'] as const).map((pass) => ({
-      name: `${isVanilla ? 'vanilla' : 'by tiles'}, ${pass}`,
-      color: isVanilla ? colors[1]! : colors[0]!,
-      isDashed: pass === 'backward',
-      points: [...new Set(rows.map(({ length }) => length))].map(
-        (length) => [length, countedBytes(length, isVanilla)[pass] / 1e9] as const,
-      ),
-    })),
+  const lengths = [...new Set(rows.map(({ length }) => length))]
+  const time = kinds.map((who, color): PlotSeries => {
+    const timed = rows.filter((row) => row.who === who && row.forwardMs !== undefined && row.backwardMs !== undefined)
+    const points = timed.map(({ length, forwardMs, backwardMs }) => ({ x: length, y: forwardMs! + backwardMs! }))
+    return { name: who, color, style: 'line', points }
+  })
+  const forms = [
+    { isVanilla: true, form: 'vanilla', color: 1 },
+    { isVanilla: false, form: 'by tiles', color: 0 },
+  ]
+  const counted = forms.flatMap(({ isVanilla, form, color }) =>
+    PASSES.map((pass): PlotSeries => {
+      const points = lengths.map((length) => ({ x: length, y: countedBytes(length, isVanilla)[pass] / 1e9 }))
+      return { name: `${form}, ${pass}`, color, style: pass === 'backward' ? 'dashed' : 'line', points }
+    }),
   )
-  const counters = [true, false].map((isVanilla) => ({
-    name: `${isVanilla ? 'vanilla' : 'by tiles'}, read`,
-    color: isVanilla ? colors[1]! : colors[0]!,
-    isMarks: true,
-    points: rows
+  const read = forms.map(({ isVanilla, form, color }): PlotSeries => {
+    const points = rows
       .filter(({ who }) => who.startsWith('vanilla') === isVanilla)
       .flatMap(({ length, readBytes }) =>
-        readBytes === undefined ? [] : PASSES.map((pass) => [length, readBytes[pass] / 1e9] as const),
-      ),
-  }))
+        readBytes === undefined ? [] : PASSES.map((pass) => ({ x: length, y: readBytes[pass] / 1e9 })),
+      )
+    return { name: `${form}, read`, color, style: 'dots', points }
+  })
   const shape = `${TOKENS} tokens, ${HEADS} heads of ${HEAD_DIM}, bf16`
-  writeFileSync(
-    join(folder, 'attention-time.svg'),
-    plotSvg(`Attention forward + backward, ${shape}`, 'length of a sequence', 'ms', time),
-  )
-  writeFileSync(
-    join(folder, 'attention-bytes.svg'),
-    plotSvg(`Bytes through device memory, ${shape}`, 'length of a sequence', 'GB', [
-      ...bytes,
-      ...counters.filter(({ points }) => points.length > 0),
-    ]),
-  )
+  const axes = { xLabel: 'length of a sequence', hasLogY: true, xTicks: lengths }
+  const plot = (name: string, title: string, yLabel: string, series: readonly PlotSeries[]): void =>
+    writeFileSync(join(folder, name), renderSvgPlot(series, { ...axes, title: `${title}, ${shape}`, yLabel }))
+  plot('attention-time.svg', 'Attention forward + backward', 'ms', time)
+  plot('attention-bytes.svg', 'Bytes through device memory', 'GB', [
+    ...counted,
+    ...read.filter(({ points }) => points.length > 0),
+  ])
 }
 
 if (values.once !== undefined) {

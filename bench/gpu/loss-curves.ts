@@ -4,9 +4,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { type Curve, curvesSvg } from './svg-curves.ts'
-
-const COLORS = ['#3b82f6', '#e8590c', '#2b8a3e', '#9c36b5']
+import { type PlotSeries, renderSvgPlot } from '../../src/display/svg-plot.ts'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -33,36 +31,29 @@ function pointsOf(records: readonly Record<string, number>[], key: string): Poin
   })
 }
 
-/** The loss at the end of each group of steps, on straight lines between the points; NaN outside of them. */
-function between(points: readonly Point[], count: number): number[] {
-  return Array.from({ length: count }, (_, i) => {
-    const step = (i + 1) * every
-    const next = points.findIndex((point) => point.step >= step)
-    const [a, b] = [points[next - 1], points[next]]
-    if (b === undefined) return Number.NaN
-    if (b.step === step || a === undefined) return b.step === step ? b.loss : Number.NaN
-    return a.loss + ((b.loss - a.loss) * (step - a.step)) / (b.step - a.step)
-  })
+/** Losses that are not above the one given by --most, as points of a plot. */
+function drawn(points: readonly Point[]): PlotSeries['points'] {
+  return points.filter(({ loss }) => loss <= Number(values.most)).map(({ step, loss }) => ({ x: step, y: loss }))
 }
 
-function curvesOf(run: string, color: string): Curve[] {
+function curvesOf(run: string, color: number): PlotSeries[] {
   const lines = readFileSync(join(run, 'metrics.jsonl'), 'utf8').trim().split('\n')
   const records = lines.map((line) => JSON.parse(line) as Record<string, number>)
   const train = pointsOf(records, 'train/loss')
-  const means = Array.from({ length: Math.floor(train.length / every) }, (_, i) => {
+  const means = Array.from({ length: Math.floor(train.length / every) }, (_, i): Point => {
     const group = train.slice(i * every, (i + 1) * every)
-    return group.reduce((sum, { loss }) => sum + loss, 0) / every
+    return { step: group.at(-1)!.step, loss: group.reduce((sum, { loss }) => sum + loss, 0) / every }
   })
   const name = basename(run)
-  const heldOut = between(pointsOf(records, 'val/loss'), means.length)
   return [
-    { name: `${name}, training`, color, values: means },
-    { name: `${name}, held out`, color, isDashed: true, values: heldOut },
+    { name: `${name}, training`, color, style: 'line', points: drawn(means) },
+    { name: `${name}, held out`, color, style: 'dashed', points: drawn(pointsOf(records, 'val/loss')) },
   ]
 }
 
 if (positionals.length === 0 || values.out === undefined) {
   throw new Error('loss-curves: expected folders of runs and --out FILE.svg')
 }
-const curves = positionals.flatMap((run, i) => curvesOf(run, COLORS[i % COLORS.length]!))
-writeFileSync(values.out, curvesSvg(values.title, `optimizer steps, ${every} a point`, curves, Number(values.most)))
+const xLabel = `optimizer steps, ${every} a point`
+const curves = positionals.flatMap((run, i) => curvesOf(run, i))
+writeFileSync(values.out, renderSvgPlot(curves, { title: values.title, xLabel, yLabel: 'loss', hasLogX: false }))

@@ -6,11 +6,11 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { TokenDataset } from '../../src/data/dataset.ts'
+import { type PlotSeries, renderSvgPlot } from '../../src/display/svg-plot.ts'
 import { type CudaOptions, openDevice } from '../../src/open.ts'
 import type { LossScaling } from '../../src/optim/optimizer.ts'
 import { Pretraining } from '../../src/train/pretrain.ts'
 import { modelConfig, modelFromDepth, type RunSettings } from '../../src/train/settings.ts'
-import { curvesSvg } from './svg-curves.ts'
 
 const { values } = parseArgs({
   options: {
@@ -32,7 +32,7 @@ const DYNAMIC: LossScaling = {
 const UNDERFLOW: LossScaling = { initialScale: 2 ** -12 }
 
 interface Variant {
-  readonly color: string
+  readonly color: number
   readonly isDashed?: boolean
   readonly device: Pick<CudaOptions, 'precision' | 'fp8Scaling'>
   readonly lossScaling?: LossScaling
@@ -41,14 +41,14 @@ interface Variant {
 }
 
 const VARIANTS: Readonly<Record<string, Variant>> = {
-  f32: { color: '#888', device: { precision: 'f32' } },
-  bf16: { color: '#36c', device: { precision: 'bf16' } },
-  'f16, dynamic scaling': { color: '#393', device: { precision: 'f16' }, lossScaling: DYNAMIC },
-  'fp8, scales by tensor': { color: '#c33', device: { precision: 'fp8' } },
-  'fp8, scales by row': { color: '#c80', device: { precision: 'fp8', fp8Scaling: 'row' } },
-  'f16 built to underflow': { color: '#393', isDashed: true, device: { precision: 'f16' }, lossScaling: UNDERFLOW },
-  'bf16 built to underflow': { color: '#36c', isDashed: true, device: { precision: 'bf16' }, lossScaling: UNDERFLOW },
-  'bf16 without f32 masters': { color: '#939', isDashed: true, device: { precision: 'bf16' }, withoutMasters: true },
+  f32: { color: 7, device: { precision: 'f32' } },
+  bf16: { color: 0, device: { precision: 'bf16' } },
+  'f16, dynamic scaling': { color: 2, device: { precision: 'f16' }, lossScaling: DYNAMIC },
+  'fp8, scales by tensor': { color: 3, device: { precision: 'fp8' } },
+  'fp8, scales by row': { color: 1, device: { precision: 'fp8', fp8Scaling: 'row' } },
+  'f16 built to underflow': { color: 2, isDashed: true, device: { precision: 'f16' }, lossScaling: UNDERFLOW },
+  'bf16 built to underflow': { color: 0, isDashed: true, device: { precision: 'bf16' }, lossScaling: UNDERFLOW },
+  'bf16 without f32 masters': { color: 4, isDashed: true, device: { precision: 'bf16' }, withoutMasters: true },
 }
 
 const settings: RunSettings = {
@@ -146,10 +146,14 @@ for (const [name, { losses, validation, skippedSteps, seconds, unmoved }] of res
   }
 }
 if (values.plot !== undefined) {
-  const curves = [...results].map(([name, { losses }]) => {
+  const curves = [...results].map(([name, { losses }]): PlotSeries => {
     const { color, isDashed } = VARIANTS[name]!
-    const smooth = losses.map((_, i) => mean(losses.slice(Math.max(0, i - 9), i + 1)))
-    return { name, color, ...(isDashed && { isDashed }), values: smooth }
+    const points = losses.map((_, i) => ({ x: i + 1, y: mean(losses.slice(Math.max(0, i - 9), i + 1)) }))
+    return { name, color, style: isDashed ? 'dashed' : 'line', points }
   })
-  writeFileSync(values.plot, curvesSvg('training loss (nats per token, mean of 10 steps)', 'step', curves))
+  const title = 'training loss (nats per token, mean of 10 steps)'
+  writeFileSync(
+    values.plot,
+    renderSvgPlot(curves, { title, xLabel: 'step', yLabel: 'loss', hasLogX: false, width: 800 }),
+  )
 }

@@ -20,38 +20,45 @@ export interface PlotOptions {
   readonly height?: number
   /** Logarithmic x; default true. */
   readonly hasLogX?: boolean
+  /** Logarithmic y; default false. */
+  readonly hasLogY?: boolean
+  /** Where x has its ticks, written as they are; default round numbers. */
+  readonly xTicks?: readonly number[]
 }
 
 /** Okabe and Ito's colours, told apart by the colour-blind too; then grey. */
 const COLORS = ['#0072b2', '#e69f00', '#009e73', '#d55e00', '#cc79a7', '#56b4e9', '#8a7f00', '#555555']
 const MARGIN = { left: 62, right: 14, top: 34, bottom: 46 }
-const LEGEND_WIDTH = 150
+/** Of a legend's mark and margins, and of one letter, about. */
+const [LEGEND_MARK, LETTER] = [40, 6.4]
 
 /** @returns a whole <svg> element */
 export function renderSvgPlot(series: readonly PlotSeries[], options: PlotOptions): string {
-  const { title, xLabel, yLabel, width = 760, height = 420, hasLogX = true } = options
+  const { title, xLabel, yLabel, width = 760, height = 420, hasLogX = true, hasLogY = false } = options
   const named = series.filter((one) => one.isQuiet !== true)
-  const right = MARGIN.right + (named.length > 0 ? LEGEND_WIDTH : 0)
+  const legendWidth = LEGEND_MARK + LETTER * Math.max(...named.map(({ name }) => name.length))
+  const right = MARGIN.right + (named.length > 0 ? legendWidth : 0)
   const [plotWidth, plotHeight] = [width - MARGIN.left - right, height - MARGIN.top - MARGIN.bottom]
   const points = series.flatMap((one) => one.points).filter(isDrawable)
-  const [xLow, xHigh] = spread(points.map((point) => (hasLogX ? Math.log10(point.x) : point.x)))
-  const [yLow, yHigh] = spread(points.map((point) => point.y))
-  const toX = (x: number): number => MARGIN.left + (((hasLogX ? Math.log10(x) : x) - xLow) / (xHigh - xLow)) * plotWidth
-  const toY = (y: number): number => MARGIN.top + ((yHigh - y) / (yHigh - yLow)) * plotHeight
+  const along = (value: number, isLog: boolean): number => (isLog ? Math.log10(value) : value)
+  const [xLow, xHigh] = spread(points.map((point) => along(point.x, hasLogX)))
+  const [yLow, yHigh] = spread(points.map((point) => along(point.y, hasLogY)))
+  const toX = (x: number): number => MARGIN.left + ((along(x, hasLogX) - xLow) / (xHigh - xLow)) * plotWidth
+  const toY = (y: number): number => MARGIN.top + ((yHigh - along(y, hasLogY)) / (yHigh - yLow)) * plotHeight
   const body: string[] = []
-  for (const x of hasLogX ? logTicks(xLow, xHigh) : linearTicks(xLow, xHigh)) {
+  for (const x of options.xTicks ?? (hasLogX ? logTicks(xLow, xHigh) : linearTicks(xLow, xHigh))) {
     const at = fixed(toX(x))
     body.push(line(at, MARGIN.top, at, MARGIN.top + plotHeight, '#e4e4e4'))
-    body.push(text(at, MARGIN.top + plotHeight + 16, tickText(x), 'middle'))
+    body.push(text(at, MARGIN.top + plotHeight + 16, options.xTicks ? String(x) : tickText(x), 'middle'))
   }
-  for (const y of linearTicks(yLow, yHigh)) {
+  for (const y of hasLogY ? logTicks(yLow, yHigh) : linearTicks(yLow, yHigh)) {
     const at = fixed(toY(y))
     body.push(line(MARGIN.left, at, MARGIN.left + plotWidth, at, '#e4e4e4'))
     body.push(text(MARGIN.left - 6, at + 4, threeDigits(y), 'end'))
   }
   for (const one of series) body.push(drawSeries(one, toX, toY))
   for (const [index, one] of named.entries())
-    body.push(legendEntry(one, width - LEGEND_WIDTH, MARGIN.top + 8 + 18 * index))
+    body.push(legendEntry(one, width - legendWidth, MARGIN.top + 8 + 18 * index))
   body.push(text(MARGIN.left, 20, title, 'start', 'font-weight="bold" font-size="14"'))
   body.push(text(MARGIN.left + plotWidth / 2, height - 8, xLabel, 'middle'))
   body.push(

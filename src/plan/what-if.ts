@@ -201,7 +201,8 @@ async function ownPlan(question: Question, config: HfConfig): Promise<OwnPlan | 
     arenaBytes: arenaBytes(plan),
     totalBytes: totalBytes(plan),
     flops: plan.train.flops,
-    ...(rates && { secondsPerStep: stepSeconds(plan, microBatches, rates) }),
+    // Rates are those of a processor, which computes in f32.
+    ...(rates && floatDtype === 'f32' && { secondsPerStep: stepSeconds(plan, microBatches, rates) }),
   }
 }
 

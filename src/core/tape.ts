@@ -190,7 +190,11 @@ export class Tape implements Disposable {
     if (op.backward !== undefined || op.backwardWeight === undefined || !trainsWeights(op, inputs)) return false
     const { out } = before.outputs
     const isRemade = (name: string): boolean => (inputs[name]?.base ?? inputs[name]) === out
+    // A residual may have taken the gradient of this entry's output over: then what is added to it must come later.
+    const others = Object.values(inputs).map((tensor) => tensor?.base ?? tensor)
+    const isShared = Object.values(before.inputs).some((t) => t !== undefined && others.includes(t.base ?? t))
     return (
+      !isShared &&
       op.savedForWeight.some(isRemade) &&
       !op.savedForInput.some(isRemade) &&
       gradients.needs(out) &&

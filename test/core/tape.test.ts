@@ -302,6 +302,24 @@ describe('recomputation', () => {
     assert.equal(count('linear'), 6)
   })
 
+  test('a residual that the norm before a linear reads too does not change what the linear is trained with', async () => {
+    const device = openReferenceDevice()
+    const p = parametersOn(device, { first: [6, 6], norm: [6], second: [6, 6] })
+    const x = inputOn(device, 'x', [4, 6])
+    const gradientsOf = async (recompute: Recompute): Promise<Float64Array[]> => {
+      for (const parameter of Object.values(p)) parameter.hasGradient = false
+      using tape = new Tape(device, { recompute, allocator: new PoisonedArena(device) })
+      const out = block(() => {
+        const h = linear(x, p.first!)
+        return linear(rmsnorm(h, p.norm!), p.second!, { residual: h })
+      })
+      tape.backward(out, inputOn(device, 'dOut', [4, 6]))
+      return await Promise.all(Object.values(p).map(({ gradient }) => valuesOf(gradient!)))
+    }
+    const none = await gradientsOf('none')
+    for (const recompute of ['selective', 'full'] as const) assert.deepEqual(await gradientsOf(recompute), none)
+  })
+
   test('blocks do not nest', () => {
     const device = openReferenceDevice()
     using _ = new Tape(device)

@@ -9,7 +9,6 @@ constexpr int64_t kChunk = 1 << 15;
 // Reductions combine one partial for each chunk of this many elements, in order.
 constexpr int64_t kSumChunk = 1 << 14;
 
-
 // f(vector index) over [0, n): whole vectors through `body`, the tail through `tail`.
 template <typename F>
 static void flat(int64_t context, int64_t n, const F& body) {
@@ -21,16 +20,25 @@ static void flat(int64_t context, int64_t n, const F& body) {
   });
 }
 
-
-
-// Sum of f(x) over a range in f64: 8 lanes would be lost in one double, so vectors of doubles.
+// Sum of f(x) over a range in f64, f of 0 being 0: a sum for each of W lanes, then the lanes in order.
 template <typename G>
 static double sumChunk(const float* x, int64_t n, const G& g) {
-  vd s{};
+  vd low{}, high{};
+  const auto add = [&](const float* from) {
+    low += g(load_double(from));
+    high += g(load_double(from + W / 2));
+  };
   int64_t i = 0;
-  for (; i + W <= n; i += W) s += g(to_double(load(x + i)));
-  if (i < n) s += g(to_double(load_partial(x + i, n - i)));
-  return hsum(s);
+  for (; i + W <= n; i += W) add(x + i);
+  if (i < n) {
+    float rest[W] = {};
+    memcpy(rest, x + i, size_t(n - i) * 4);
+    add(rest);
+  }
+  double sum = 0;
+  for (int lane = 0; lane < W / 2; lane++) sum += low[lane];
+  for (int lane = 0; lane < W / 2; lane++) sum += high[lane];
+  return sum;
 }
 
 template <typename G>

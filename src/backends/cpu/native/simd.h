@@ -11,7 +11,9 @@ namespace {
 typedef float vf __attribute__((vector_size(TY_WIDTH * 4)));
 typedef int32_t vi __attribute__((vector_size(TY_WIDTH * 4)));
 typedef uint32_t vu __attribute__((vector_size(TY_WIDTH * 4)));
-typedef double vd __attribute__((vector_size(TY_WIDTH * 8)));
+// Half as many doubles as a vf has floats: as wide, since a wider one the compiler takes apart lane by lane.
+typedef double vd __attribute__((vector_size(TY_WIDTH * 4)));
+typedef float vhalf_mem __attribute__((vector_size(TY_WIDTH * 2), aligned(4), may_alias));
 typedef float vf_mem __attribute__((vector_size(TY_WIDTH * 4), aligned(4), may_alias));
 typedef int32_t vi_mem __attribute__((vector_size(TY_WIDTH * 4), aligned(4), may_alias));
 
@@ -47,12 +49,10 @@ static inline float hmax(vf x) {
     for (int i = 0; i < half; i++) s[i] = s[i] > s[i + half] ? s[i] : s[i + half];
   return s[0];
 }
-static inline double hsum(vd x) {
-  double s = 0;
-  for (int i = 0; i < W; i++) s += x[i];
-  return s;
+// W / 2 floats as doubles.
+static inline vd load_double(const float* p) {
+  return __builtin_convertvector(*reinterpret_cast<const vhalf_mem*>(p), vd);
 }
-static inline vd to_double(vf x) { return __builtin_convertvector(x, vd); }
 
 // exp(x): 2^n times a degree-6 polynomial on [-ln2/2, ln2/2]; 0 below -87.3 (and at -inf), inf above 88.7.
 static inline vf vexp(vf x) {

@@ -1,5 +1,6 @@
 // 16-bit floats as raw bits: exact widening to float32 and round-to-nearest-even narrowing from it. Works on 32-bit
 // words rather than JavaScript numbers, so that NaN payloads and signs survive. Knows nothing about files.
+import type { Dtype, HostArray } from '../core/dtype.ts'
 
 const word = new Uint32Array(1)
 const float = new Float32Array(word.buffer)
@@ -50,6 +51,15 @@ export function halfToFloat(out: Float32Array, halves: Uint16Array): void {
 export function bfloatToFloat(out: Float32Array, bfloats: Uint16Array): void {
   const words = new Uint32Array(out.buffer, out.byteOffset, out.length)
   for (let i = 0; i < bfloats.length; i++) words[i] = bfloats[i]! << 16
+}
+
+/** Numbers as a device gives them, those of 16 bits widened: they come as raw bits. */
+export function widened(values: HostArray, dtype: Dtype): ArrayLike<number> {
+  if (dtype !== 'bf16' && dtype !== 'f16') return values
+  const floats = new Float32Array(values.length)
+  const widen = dtype === 'bf16' ? bfloatToFloat : halfToFloat
+  widen(floats, values as Uint16Array)
+  return floats
 }
 
 /** Nearest binary16 of each value, ties to even. float64 values round to float32 first, as PyTorch does. */

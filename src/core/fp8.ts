@@ -57,7 +57,7 @@ export interface Fp8Slot {
   readonly scale: Tensor
   /** f32 [1]: 1 / scale. */
   readonly inverse: Tensor
-  /** f32 [1]: the largest absolute value since the last update. */
+  /** f32 [1]: the largest absolute value since the last update, NaN left out. */
   readonly amax: Tensor
   /** False until there is a scale: the first cast takes it from the numbers themselves. */
   isPrimed: boolean
@@ -126,8 +126,9 @@ export interface Fp8Kernels {
   /** out [M, N] (+)= a b^T + bias + residual, a [M, K], b [N, K]. M, N and K must be multiples of FP8_MULTIPLE. */
   matmul(out: Tensor, a: Fp8Factor, b: Fp8Factor, options: Fp8MatmulOptions): void
   /**
-   * Ends a step: amax enters the history (unless it is 0 or not finite) and becomes 0; the scale is the largest power of two that
-   * brings the history's maximum to at most the format's largest number.
+   * Ends a step: amax enters the history (unless it is 0 or infinite) and becomes 0; the scale is the largest power of two that
+   * brings the history's maximum to at most the format's largest number. This is the delayed scaling of NVIDIA's Transformer
+   * Engine with amax_compute_algo max and margin 0, in powers of two.
    */
   updateScales(state: Fp8ScaleState): void
 }

@@ -14,6 +14,7 @@ import {
   pushAllocator,
   virtualTensor,
 } from './allocator.ts'
+import { dropGradients, hasGradient, trainsWeights, waits, wantsActivationGradient } from './backward-order.ts'
 import type { Device } from './device.ts'
 import { invariant, ShapeError } from './errors.ts'
 import { Gradients } from './gradients.ts'
@@ -170,36 +171,17 @@ export class Tape implements Disposable {
     for (let i = this.#entries.length - 1; i >= 0; i--) {
       const entry = this.#entries[i]!
       if (entry !== root && !hasGradient(entry, gradients)) continue
-      const waits = this.#waits(entry, this.#entries[i - 1], gradients)
-      if (waits) this.#backwardInputOf(entry, gradients)
+      const isWaiting = waits(entry, this.#entries[i - 1], gradients)
+      if (isWaiting) this.#backwardInputOf(entry, gradients)
       else this.#backwardOf(entry, gradients)
       if (waiting !== undefined) {
         this.#backwardWeightOf(waiting, gradients)
         dropGradients(waiting, gradients)
       }
-      waiting = waits ? entry : undefined
-      if (!waits) dropGradients(entry, gradients)
+      waiting = isWaiting ? entry : undefined
+      if (!isWaiting) dropGradients(entry, gradients)
     }
     return gradients
-  }
-
-  /** Whether the gradients of weights of an entry should come after the backward of the entry before it. */
-  #waits(entry: TapeEntry, before: TapeEntry | undefined, gradients: Gradients): boolean {
-    const { op, inputs } = entry
-    if (before === undefined || before.isAlive || !before.op.remakesOut?.(before.attributes)) return false
-    if (op.backward !== undefined || op.backwardWeight === undefined || !trainsWeights(op, inputs)) return false
-    const { out } = before.outputs
-    const isRemade = (name: string): boolean => (inputs[name]?.base ?? inputs[name]) === out
-    // A residual may have taken the gradient of this entry's output over: then what is added to it must come later.
-    const others = Object.values(inputs).map((tensor) => tensor?.base ?? tensor)
-    const isShared = Object.values(before.inputs).some((t) => t !== undefined && others.includes(t.base ?? t))
-    return (
-      !isShared &&
-      op.savedForWeight.some(isRemade) &&
-      !op.savedForInput.some(isRemade) &&
-      gradients.needs(out) &&
-      wantsActivationGradient(before.op, before.inputs, gradients)
-    )
   }
 
   #backwardOf(entry: TapeEntry, gradients: Gradients): void {
@@ -264,29 +246,6 @@ export class Tape implements Disposable {
     entry.op.forward(this.device.kernels, entry.inputs, entry.outputs, entry.attributes)
     this.#onOp?.(entry, 'forward')
   }
-}
-
-function dropGradients({ outputs }: TapeEntry, gradients: Gradients): void {
-  for (const tensor of Object.values(outputs)) if (tensor !== undefined) gradients.drop(tensor)
-}
-
-function hasGradient(entry: TapeEntry, gradients: Gradients): boolean {
-  for (const output of Object.values(entry.outputs)) {
-    if (output !== undefined && gradients.find(output) !== undefined) return true
-  }
-  return false
-}
-
-function trainsWeights({ weights = [] }: TapeEntry['op'], inputs: NamedTensors): boolean {
-  return weights.some((name) => {
-    const tensor = inputs[name]
-    return tensor instanceof Parameter && tensor.requiresGrad
-  })
-}
-
-/** A parameter in a place that is no weight of the op is an activation like any other. */
-function wantsActivationGradient({ weights }: TapeEntry['op'], inputs: NamedTensors, gradients: Gradients): boolean {
-  return Object.entries(inputs).some(([name, tensor]) => !weights?.includes(name) && gradients.needs(tensor))
 }
 
 /** The tape that records now, if any. */

@@ -11,9 +11,9 @@ import { renderBarChart } from '../display/chart.ts'
 import { formatBytes, formatCount, formatDuration, formatFlops } from '../display/format.ts'
 import { table } from '../display/text.ts'
 import { type AttentionComparison, compareAttention, type FormTimes, longestLength } from '../train/attention-bench.ts'
-import { deviceFields, openChosenDevice } from './device-fields.ts'
+import { inferenceDeviceFields, openChosenDevice } from './device-fields.ts'
 
-const { device, precision, attention, threads } = deviceFields
+const { device, precision, attention, threads } = inferenceDeviceFields
 const whole = z.number().int().min(1)
 
 /** What each kind of device does in some seconds. */
@@ -60,10 +60,7 @@ export default defineRecipe({
     if (uneven !== undefined) {
       throw new ConfigError(`lengths: must divide tokens (${tokens}), got ${uneven}: choose another, or set --tokens`)
     }
-    const opened = await openChosenDevice(
-      { ...chosen, deterministic: true, fp8Scaling: 'tensor', matmulPrecision: 'f32' },
-      context.env,
-    )
+    const opened = await openChosenDevice({ ...chosen, deterministic: true, matmulPrecision: 'f32' }, context.env)
     try {
       const rows: AttentionComparison[] = []
       for (const length of lengths) {

@@ -6,7 +6,7 @@ import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
 import { loadModel } from '../infer/load.ts'
 import { completionPrompt } from '../infer/prompt-loop.ts'
-import { deviceFields, openChosenDevice } from './device-fields.ts'
+import { inferenceDeviceFields, openChosenDevice } from './device-fields.ts'
 import { samplingFields, samplingOf } from './sampling-fields.ts'
 
 export default defineRecipe({
@@ -18,7 +18,7 @@ export default defineRecipe({
   config: z.object({
     model: field(z.string().min(1), { describe: 'run, checkpoint or Hugging Face folder', example: 'runs/books' }),
     ...samplingFields,
-    ...deviceFields,
+    ...inferenceDeviceFields,
   }),
   positional: ['model'],
   async run(options, context) {

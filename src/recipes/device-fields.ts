@@ -39,10 +39,21 @@ export const deviceFields = {
   matmulPrecision: field(z.enum(['f32', 'bf16']).default('f32'), { describe: 'cpu: products in matmul; sums are f32' }),
 }
 
+const { fp8Scaling: _, ...withoutScaling } = deviceFields
+
+/** The same where nothing is trained: fp8 would change nothing there. */
+export const inferenceDeviceFields = {
+  ...withoutScaling,
+  precision: field(z.enum(['bf16', 'f16', 'f32']).default('bf16'), {
+    describe: 'cuda: element type of activations and weights; a model that was trained in fp8 runs in bf16',
+  }),
+}
+
 export interface DeviceChoice {
   device: string
   precision: 'bf16' | 'f16' | 'f32' | 'fp8'
-  fp8Scaling: 'tensor' | 'row'
+  /** Default tensor. */
+  fp8Scaling?: 'tensor' | 'row'
   attention: 'auto' | 'own' | 'mma' | 'cudnn' | 'simple'
   deterministic: boolean
   threads?: number | undefined
@@ -76,7 +87,7 @@ export function refuseForeignOptions(choice: Partial<DeviceChoice> & Pick<Device
 /** @throws DeviceError when it cannot be opened, ConfigError for a name that is none or an option of another device */
 export async function openChosenDevice(choice: DeviceChoice, env?: Environment): Promise<CpuDevice | CudaDevice> {
   refuseForeignOptions(choice)
-  const { device, precision, fp8Scaling, attention, deterministic, threads, matmulPrecision } = choice
+  const { device, precision, fp8Scaling = 'tensor', attention, deterministic, threads, matmulPrecision } = choice
   if (device === 'cpu') {
     return await openDevice('cpu', { matmulPrecision, ...(threads !== undefined && { threads }) }, env)
   }

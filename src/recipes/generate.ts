@@ -5,7 +5,7 @@ import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
 import { DecodingSession, generate } from '../infer/generate.ts'
 import { loadModel, promptIds } from '../infer/load.ts'
-import { deviceFields, openChosenDevice } from './device-fields.ts'
+import { inferenceDeviceFields, openChosenDevice } from './device-fields.ts'
 import { samplingFields, samplingOf } from './sampling-fields.ts'
 
 export default defineRecipe({
@@ -26,7 +26,7 @@ export default defineRecipe({
     ignoreEos: field(z.boolean().default(false), { describe: 'go on after the end-of-text token' }),
     json: field(z.boolean().default(false), { describe: 'print a JSON object a sample' }),
     ...samplingFields,
-    ...deviceFields,
+    ...inferenceDeviceFields,
   }),
   positional: ['model'],
   async run(options, context) {

@@ -3,6 +3,7 @@
 // `bench attention` shows.
 import type { CpuDevice } from '../backends/cpu/device.ts'
 import type { CudaDevice } from '../backends/cuda/device.ts'
+import { widened } from '../checkpoint/half.ts'
 import { standaloneTensor } from '../core/allocator.ts'
 import type { AttentionOptions } from '../core/kernels.ts'
 import { randomKey } from '../core/random.ts'
@@ -124,7 +125,8 @@ export async function compareAttention(
     if (memory !== undefined && scoreBytes > memory.freeBytes * 0.95) {
       return { length, tiles, vanilla: { problem: 'does not fit' } }
     }
-    const first = { out: await device.read(out), dq: await device.read(dq) }
+    const valuesOf = async (tensor: Tensor) => widened(await device.read(tensor), tensor.dtype)
+    const first = { out: await valuesOf(out), dq: await valuesOf(dq) }
     const parts = device.vanillaAttention()
     const [p, dp] = [empty([heads, length, length]), empty([heads, length, length])]
     const batch = heads
@@ -144,8 +146,8 @@ export async function compareAttention(
       },
     )
     const distance = {
-      out: distanceOf(first.out, await device.read(out), out.dtype),
-      dq: distanceOf(first.dq, await device.read(dq), dq.dtype),
+      out: distanceOf(first.out, await valuesOf(out)),
+      dq: distanceOf(first.dq, await valuesOf(dq)),
     }
     return { length, tiles, vanilla, distance }
   } finally {
@@ -159,30 +161,13 @@ function millisecondsOf(device: CpuDevice | CudaDevice, call: () => void, repeat
   return 'runtime' in device ? times.sort((a, b) => a - b)[repeats >> 1]! : Math.min(...times)
 }
 
-function distanceOf(a: ArrayLike<number>, b: ArrayLike<number>, dtype: string): number {
-  const float = dtype === 'bf16' ? bfloat : dtype === 'f16' ? half : (x: number) => x
+function distanceOf(a: ArrayLike<number>, b: ArrayLike<number>): number {
   let [difference, norm] = [0, 0]
   for (let n = 0; n < a.length; n++) {
-    const [x, y] = [float(a[n]!), float(b[n]!)]
-    difference += (x - y) ** 2
-    norm += y ** 2
+    difference += (a[n]! - b[n]!) ** 2
+    norm += b[n]! ** 2
   }
   return Math.sqrt(difference / norm)
-}
-
-const word = new Uint32Array(1)
-const asFloat = new Float32Array(word.buffer)
-const halfWord = new Uint16Array(1)
-const asHalf = new Float16Array(halfWord.buffer)
-
-function bfloat(bits: number): number {
-  word[0] = bits << 16
-  return asFloat[0]!
-}
-
-function half(bits: number): number {
-  halfWord[0] = bits
-  return asHalf[0]!
 }
 
 /** The longest sequence, of so many tokens each of `headsOfToken` heads, whose form fits this memory. */

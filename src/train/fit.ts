@@ -48,9 +48,10 @@ export function cheapestFit(
     for (const recompute of RECOMPUTE.slice(RECOMPUTE.indexOf(shape.recompute))) {
       for (const asyncSave of shape.asyncSave ? [true, false] : [false]) {
         const candidate = (microBatchSize: number): FitShape => ({ seqLen, microBatchSize, recompute, asyncSave })
-        // Where not even the smallest fits, the others need no plan.
-        if (bytesOf(candidate(sizes[0]!)) > limitBytes) continue
-        for (const size of sizes.toReversed()) {
+        const falling = sizes.toReversed()
+        // Where not even the smallest fits, only the largest may: a step of one micro-batch can need less for gradients.
+        const tried = bytesOf(candidate(sizes[0]!)) > limitBytes ? falling.slice(0, 1) : falling
+        for (const size of tried) {
           const bytes = bytesOf(candidate(size))
           if (bytes <= limitBytes) return { shape: candidate(size), bytes }
         }

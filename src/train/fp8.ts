@@ -3,7 +3,7 @@
 import { standaloneTensor, tensorFrom } from '../core/allocator.ts'
 import { unitOf } from '../core/arena.ts'
 import type { Device } from '../core/device.ts'
-import { CheckpointError } from '../core/errors.ts'
+import { CheckpointError, ConfigError } from '../core/errors.ts'
 import {
   FP8_HISTORY,
   FP8_LARGEST,
@@ -60,13 +60,7 @@ export class Fp8Training {
    * @returns undefined where the device was not asked for fp8
    */
   static of(model: object, device: Device): Fp8Training | undefined {
-    const { fp8 } = device
-    if (fp8 === undefined) return undefined
-    const chosen = parameters(model).filter(({ path, shape }) => {
-      const [rows, columns] = shape
-      if (unitOf(path) === 'shared' || rows === undefined || columns === undefined) return false
-      return rows % FP8_MULTIPLE === 0 && columns % FP8_MULTIPLE === 0 && fp8.gains(rows, columns)
-    })
+    const chosen = chosenWeights(model, device)
     return chosen.length === 0 ? undefined : new Fp8Training(device, chosen)
   }
 
@@ -102,9 +96,9 @@ export class Fp8Training {
     this.#device.fp8!.cast(matrix, parameter, slots?.weight, {})
   }
 
-  /** Undefined where scales are made anew by rows: then there is nothing to keep. */
+  /** Undefined where there is nothing to keep: scales are made anew by rows, or no step has made any yet. */
   async saved(): Promise<Fp8Saved | undefined> {
-    if (this.#state === undefined) return undefined
+    if (this.#state === undefined || !this.#weights.some(([, { slots }]) => slots!.input.isPrimed)) return undefined
     const [scales, history] = await Promise.all([
       this.#device.read(this.#state.scale),
       this.#device.read(this.#state.history),
@@ -138,6 +132,35 @@ export class Fp8Training {
 
   #names(): string[] {
     return this.#weights.map(([parameter]) => parameter.partNames().join('+'))
+  }
+}
+
+/** The matrices of a model's layers whose products are made in fp8 on this device. */
+function chosenWeights(model: object, { fp8 }: Pick<Device, 'fp8'>): Parameter[] {
+  if (fp8 === undefined) return []
+  return parameters(model).filter(({ path, shape }) => {
+    if (unitOf(path) === 'shared' || shape.length !== 2) return false
+    const [rows, columns] = shape as [number, number]
+    return rows % FP8_MULTIPLE === 0 && columns % FP8_MULTIPLE === 0 && fp8.gains(rows, columns)
+  })
+}
+
+/**
+ * @param model  shapes suffice
+ * @param rows   tokens of a micro-batch
+ * @throws ConfigError where a device was asked for fp8 and no product of this training would be made so
+ */
+export function expectFp8Used(model: object, device: Pick<Device, 'fp8'>, rows: number): void {
+  if (device.fp8 === undefined) return
+  if (rows % FP8_MULTIPLE !== 0) {
+    throw new ConfigError(
+      `pretrain: with precision fp8 microBatchSize x seqLen must be a multiple of ${FP8_MULTIPLE}, got ${rows}: try ${Math.ceil(rows / FP8_MULTIPLE) * FP8_MULTIPLE}, or use --precision bf16`,
+    )
+  }
+  if (chosenWeights(model, device).length === 0) {
+    throw new ConfigError(
+      `pretrain: precision fp8 needs matrices large enough to gain from it (docs/precision.md), this model has none: use --precision bf16, or a wider model`,
+    )
   }
 }
 

@@ -1,8 +1,7 @@
 // How large the numbers of a training step are, tensor by tensor, and which of them narrower floats would lose: zeros that
 // were none, and numbers beyond the largest. One micro-batch runs call by call, and everything it makes is kept.
-import { bfloatToFloat, halfToFloat } from '../checkpoint/half.ts'
+import { widened } from '../checkpoint/half.ts'
 import { standaloneTensor } from '../core/allocator.ts'
-import type { Dtype, HostArray } from '../core/dtype.ts'
 import { FP8_LARGEST } from '../core/fp8.ts'
 import type { Gradients } from '../core/gradients.ts'
 import type { TapeEntry } from '../core/op.ts'
@@ -112,7 +111,7 @@ function countsOf(): Record<NarrowFormat, { under: number; over: number }> {
 
 /**
  * The next micro-batch of a training: activations, their gradients, gradients of parameters, and weights. Nothing is
- * updated. Gradients are those of the mean loss of a step, as they are without loss scaling.
+ * updated. Gradients are those of the mean loss of a step, times the loss scale where the training has one.
  */
 export async function numberRanges(training: Pretraining): Promise<NumberRange[]> {
   const { device, optimizer, settings } = training
@@ -156,7 +155,7 @@ export async function numberRanges(training: Pretraining): Promise<NumberRange[]
   for (const { name, tensor } of kept) {
     const counter = counters.get(name) ?? new RangeCounter()
     counters.set(name, counter)
-    counter.add(asNumbers(await device.read(tensor), tensor.dtype))
+    counter.add(widened(await device.read(tensor), tensor.dtype))
   }
   return [...counters].map(([name, counter]) => counter.range(name))
 }
@@ -168,12 +167,4 @@ function labelOf({ op, inputs }: TapeEntry): string {
   // Of an MLP in one op the last weight made the result.
   const matrix = parameters.filter(({ shape }) => shape.length > 1).at(-1) ?? parameters[0]
   return matrix === undefined ? op.id : shortName(matrix)
-}
-
-function asNumbers(values: HostArray, dtype: Dtype): ArrayLike<number> {
-  if (dtype !== 'bf16' && dtype !== 'f16') return values
-  const floats = new Float32Array(values.length)
-  const decode = dtype === 'bf16' ? bfloatToFloat : halfToFloat
-  decode(floats, values as Uint16Array)
-  return floats
 }

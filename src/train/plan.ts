@@ -103,6 +103,8 @@ export function planStep(
   const { scalars } = optimizer
   // For the memory that it asks for outside the arena; the numbers mean nothing here.
   optimizer.step({ lr: 0, step: 1, gradClip: 1 })
+  // Gradients count as empty again, as they are when a step's first micro-batch runs.
+  optimizer.begin(1)
   const masterBytes = arenas.reduce((sum, arena) => sum + arena.weights.storage.bytes, 0)
   const workingBytes = arenas.reduce((sum, arena) => sum + (arena.working?.storage.bytes ?? 0), 0)
   const parameterBytes = masterBytes + workingBytes + (fp8?.weightBytes ?? 0)

@@ -20,6 +20,7 @@ import { openMeta } from '../open.ts'
 import { Optimizer } from '../optim/optimizer.ts'
 import { learningRate } from '../optim/schedule.ts'
 import { type FitShape, refuse } from './fit.ts'
+import { expectFp8Used } from './fp8.ts'
 import { forecastMemory, type MemoryForecast, takenOf } from './memory.ts'
 import { arenaBytes, planStep, type StepPlan } from './plan.ts'
 import type { RunDir } from './run-dir.ts'
@@ -112,6 +113,7 @@ export class Pretraining {
     const { device, settings, config, dataset, asyncSave = false } = options
     const { seqLen, batchTokens, microBatchSize, packing, seed, dropout, recompute } = settings
     checkShape(settings, config)
+    expectFp8Used(createModel(config), device, microBatchSize * seqLen)
     const rowsPerStep = batchTokens / seqLen
     const loader = new DataLoader(dataset, { mode: packing, seqLen, rowsPerStep, seed })
     loader.step(0).microBatchCount(microBatchSize)
@@ -121,12 +123,13 @@ export class Pretraining {
     const shape = { microBatchSize, seqLen }
     const meta = await openMeta(device)
     // Where memory is the card's own and scarce, gradients lie where activations lay, if a step has one micro-batch.
-    const isWhole = (rows: number): boolean => device.ownMemory !== undefined && rows === rowsPerStep
+    const isWhole = ({ microBatchSize, seqLen }: { microBatchSize: number; seqLen: number }): boolean =>
+      device.ownMemory !== undefined && microBatchSize * seqLen === batchTokens
     const planFor = (change: FitShape): StepPlan =>
       planStep(createModel(config), meta, change, rule, {
         ...stepOptions,
         recompute: change.recompute,
-        isWholeStep: isWhole(change.microBatchSize),
+        isWholeStep: isWhole(change),
       })
     const wanted = { seqLen, microBatchSize, recompute, asyncSave }
     const plan = planFor(wanted)
@@ -163,7 +166,7 @@ export class Pretraining {
     const model = createModel(config)
     const arenas = materialize(model, device, options.initFrom === undefined ? { seed } : {})
     if (options.initFrom !== undefined) loadHfWeights(model, options.initFrom)
-    const isWholeStep = isWhole(microBatchSize)
+    const isWholeStep = isWhole(shape)
     const optimizer = new Optimizer(arenas, rule, settings.lossScaling, isWholeStep)
     const step = new TrainStep(model, optimizer, shape, plan, { ...stepOptions, isWholeStep })
     const fields = { device, settings, config, plan, memory, loader, optimizer, step }

@@ -53,7 +53,8 @@ export interface MicroStepOptions {
   hasDocuments?: boolean
   /**
    * Promises that a step is one micro-batch: the gradients of weights then lie where activations lay that are no longer
-   * needed, and are good until the next step. The optimizer must have been told. Default false.
+   * needed, and are good until the next micro-batch, of training or evaluation. The optimizer must have been told. Default
+   * false.
    */
   isWholeStep?: boolean
 }
@@ -118,6 +119,8 @@ export class TrainStep {
     const bytes = Math.max(plans.train.memory.totalBytes, plans.evaluate.memory.totalBytes)
     this.#memory = this.#device.allocate(bytes)
     this.#train = new PlannedArena(plans.train.memory, this.#memory)
+    const areAgreed = plans.train.memory.keptOffsets.length === optimizer.sharedArenas.length
+    invariant(areAgreed, 'the plan and the optimizer differ on which gradients lie in the memory of a micro-batch')
     for (const [n, arena] of optimizer.sharedArenas.entries()) {
       for (const { storage, distance } of gradientStorages(arena)) this.#train.bindKept(storage, n, distance)
     }
@@ -161,6 +164,7 @@ export class TrainStep {
     let isFirst = true
     this.fp8?.refresh()
     for (const batch of batches) {
+      invariant(isFirst || this.optimizer.sharedArenas.length === 0, 'a step of one micro-batch got another one')
       this.#batch.fill(batch)
       this.#inArena(this.#train, `train ${isFirst}`, (tape) =>
         microStep(this.model, this.#batch, this.optimizer.scalars, tape, this.#options, isFirst),

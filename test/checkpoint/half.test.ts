@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { bfloatToFloat, floatToBfloat, floatToHalf, halfToFloat } from '../../src/checkpoint/half.ts'
+import { bfloatToFloat, floatToBfloat, floatToHalf, halfToFloat, widened } from '../../src/checkpoint/half.ts'
 
 const allWords = Uint16Array.from({ length: 65536 }, (_, i) => i)
 
@@ -81,4 +81,12 @@ test('float32 narrows to the nearest 16-bit float, ties to even', () => {
     }),
     { numRuns: 20000, seed: 1 },
   )
+})
+
+test('what a device gives is widened by its dtype, and otherwise left alone', () => {
+  const values = [1, -2.5, 0.125, 384]
+  assert.deepEqual(Array.from(widened(floatToHalf(values), 'f16')), values)
+  assert.deepEqual(Array.from(widened(floatToBfloat(values), 'bf16')), values)
+  const floats = Float32Array.from(values)
+  assert.equal(widened(floats, 'f32'), floats)
 })

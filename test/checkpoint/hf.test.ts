@@ -1,7 +1,7 @@
 // Models of both families out of device memory into folders and back: every bit, fused parts, tied heads, base-model
 // files, narrow types; and what a run's checkpoint holds besides.
 import assert from 'node:assert/strict'
-import { existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -210,4 +210,31 @@ test('moments of another optimizer or model are refused', async () => {
   )
   writeFileSync(join(folder, 'state', 'trainer.json'), JSON.stringify({ version: 1, step: -1 }))
   assert.throws(() => readTrainerState(folder), /not a trainer's state/)
+})
+
+test('what only some runs have in their state comes back, and is refused when it is damaged', () => {
+  const folder = mkdtempSync(join(root, 'step-'))
+  mkdirSync(join(folder, 'state'))
+  const read = (more: object) => {
+    const state = { version: 1, optimizer: 'adamw', ...trainer, ...more }
+    writeFileSync(join(folder, 'state', 'trainer.json'), JSON.stringify(state))
+    return readTrainerState(folder)
+  }
+  const whole = {
+    choices: { square: 'plain' },
+    lossScaling: [1024, 3, 1, 2],
+    fp8: { weights: ['a'], scale: [2], history: [0, 1.5] },
+  }
+  assert.deepEqual(read(whole), { ...trainer, ...whole })
+  for (const [damage, message] of [
+    [{ choices: ['plain'] }, /expected choices to be texts by call/],
+    [{ choices: { square: 4 } }, /expected choices to be texts by call/],
+    [{ lossScaling: [0, 3, 1, 2] }, /expected lossScaling to be four numbers/],
+    [{ lossScaling: [1024, 3] }, /expected lossScaling to be four numbers/],
+    [{ fp8: { ...whole.fp8, scale: [0] } }, /expected fp8 to have names of weights/],
+    [{ fp8: { ...whole.fp8, history: [null] } }, /expected fp8 to have names of weights/],
+    [{ fp8: [] }, /expected fp8 to have names of weights/],
+  ] as const) {
+    assert.throws(() => read({ ...whole, ...damage }), message)
+  }
 })

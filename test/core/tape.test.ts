@@ -302,6 +302,28 @@ describe('recomputation', () => {
     assert.equal(count('linear'), 6)
   })
 
+  test('frozen norms: their backward, of the input alone, makes again what a linear is trained with', async () => {
+    const device = openReferenceDevice()
+    const p = parametersOn(device, { first: [6, 6], norm: [6], shift: [6], second: [6, 6], third: [6, 6] })
+    p.norm!.requiresGrad = false
+    p.shift!.requiresGrad = false
+    const x = inputOn(device, 'x', [4, 6])
+    const trained = [p.first!, p.second!, p.third!]
+    const gradientsOf = async (recompute: Recompute): Promise<Float64Array[]> => {
+      for (const parameter of trained) parameter.hasGradient = false
+      using tape = new Tape(device, { recompute, allocator: new PoisonedArena(device) })
+      const out = block(() => {
+        const h = linear(rmsnorm(linear(x, p.first!), p.norm!), p.second!)
+        return linear(layernorm(h, p.norm!, p.shift!), p.third!)
+      })
+      poisonDropped(out, device)
+      tape.backward(out, inputOn(device, 'dOut', [4, 6]))
+      return await Promise.all(trained.map(({ gradient }) => valuesOf(gradient!)))
+    }
+    const none = await gradientsOf('none')
+    for (const recompute of ['selective', 'full'] as const) assert.deepEqual(await gradientsOf(recompute), none)
+  })
+
   test('a residual that the norm before a linear reads too does not change what the linear is trained with', async () => {
     const device = openReferenceDevice()
     const p = parametersOn(device, { first: [6, 6], norm: [6], second: [6, 6] })
@@ -406,6 +428,22 @@ test('an op that can do both halves of its backward at once does so only if both
   const trained = await run(false, true)
   assert.deepEqual(called, ['rmsnormBackwardWeight'])
   assert.deepEqual(both, [...input, ...trained])
+})
+
+test('a frozen bias before a norm, which could make its gradient, gets none', async () => {
+  const device = openReferenceDevice()
+  const p = parametersOn(device, { weight: [5, 5], bias: [5], norm: [5], shift: [5] })
+  const x = inputOn(device, 'x', [3, 5])
+  const weightGradient = async (isBiasTrained: boolean): Promise<Float64Array> => {
+    for (const parameter of Object.values(p)) parameter.hasGradient = false
+    p.bias!.requiresGrad = isBiasTrained
+    using tape = new Tape(device)
+    const out = layernorm(linear(x, p.weight!, { bias: p.bias! }), p.norm!, p.shift!)
+    tape.backward(out, inputOn(device, 'dOut', [3, 5]))
+    assert.equal(p.bias!.hasGradient, isBiasTrained)
+    return valuesOf(p.weight!.gradient!)
+  }
+  assert.deepEqual(await weightGradient(false), await weightGradient(true))
 })
 
 test('layernorm trains its weight and its bias together or one by one, with equal gradients', async () => {

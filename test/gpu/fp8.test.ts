@@ -12,7 +12,15 @@ import { Pretraining } from '../../src/train/pretrain.ts'
 import { RunDir } from '../../src/train/run-dir.ts'
 import { modelConfig, modelFromDepth, type RunSettings } from '../../src/train/settings.ts'
 import { temporaryFolder, unevenLengths, writeDataset } from '../data/fixtures.ts'
-import { distance, LAYER_KINDS, type LayerShape, layerValues, numberOf, runLayer } from '../ops/fp8-support.ts'
+import {
+  distance,
+  LAYER_KINDS,
+  type LayerShape,
+  layerValues,
+  numberOf,
+  referenceNumbers,
+  runLayer,
+} from '../ops/fp8-support.ts'
 import { valuesOf } from '../ops/harness.ts'
 import { castCases, normCases, productCases, runCast, runNorm, runProduct } from './fp8-cases.ts'
 import { type Gpu, openGpu } from './gpu.ts'
@@ -23,6 +31,11 @@ const SCALINGS = ['tensor', 'row'] as const
  * summands of a group before they add them, and `isFast` keeps the sums in their 14 bits.
  */
 const LIMITS = { f32: 5e-4, bf16: 3e-3, fast: 6e-3 }
+/**
+ * Largest distances of layers from the reference's fp8. In an MLP a result is cast again: the card's, which is rounded to
+ * bf16 before, may fall on the other side of a rounding to fp8, which is 6 to 25 % of the number.
+ */
+const LAYER_LIMITS = { 'linear out-in': 1e-2, 'linear in-out': 1e-2, geluMlp: 4e-2, swiglu: 4e-2 } as const
 
 test('a card without fp8, or without scales by rows, is refused with what to use instead', () => {
   const card = (computeCapability: number) => ({ computeCapability })
@@ -36,10 +49,22 @@ const cards = {
   tensor: await openGpu({ precision: 'fp8', fp8Scaling: 'tensor' }),
   row: await openGpu({ precision: 'fp8', fp8Scaling: 'row' }),
 }
+const plainCard = await openGpu({ precision: 'bf16' })
+const opened = [...Object.values(cards), plainCard]
 const gpu = cards.tensor
+for (const card of opened) if ('device' in card) prepare(card.device)
 after(() => {
-  for (const card of Object.values(cards)) if ('device' in card) card.device.close()
+  for (const card of opened) if ('device' in card) card.device.close()
 })
+
+/**
+ * Small layers are in fp8 too, and no product is timed for its fastest algorithm: every kind keeps the first one. A search
+ * over all the kinds of this file takes minutes beside other programs on the card; training.test.ts has it.
+ */
+function prepare(device: Gpu): void {
+  if (device.fp8 !== undefined) Object.assign(device.fp8, { gains: () => true })
+  Object.defineProperty(device, 'settle', { value: undefined })
+}
 
 /** Where two lists differ first, for lists that are too long to be printed. */
 function firstDifference(actual: ArrayLike<number>, expected: ArrayLike<number>): string | undefined {
@@ -65,21 +90,19 @@ async function factorRows({ rows, rowScale, format }: Fp8Matrix): Promise<number
 
 for (const scaling of SCALINGS) {
   describe(`cuda fp8, scales by ${scaling}`, () => {
-    const opened = cards[scaling]
-    if ('skip' in opened) {
-      test('every test', { skip: opened.skip })
+    const card = cards[scaling]
+    if ('skip' in card) {
+      test('every test', { skip: card.skip })
       return
     }
-    const { device } = opened
-    // Small layers too.
-    Object.assign(device.fp8!, { gains: () => true })
+    const { device } = card
     const reference = openReferenceDevice(scaling)
 
     for (const castCase of castCases) {
       test(`cast ${JSON.stringify(castCase)}`, async () => {
         const [actual, expected] = [runCast(device, scaling, castCase), runCast(reference, scaling, castCase)]
         for (const part of ['rows', 'columns'] as const) {
-          const [bytes, numbers] = [await numbersOf(actual[part], castCase.format), await valuesOf(expected[part])]
+          const [bytes, numbers] = [await numbersOf(actual[part], castCase.format), referenceNumbers(expected[part])]
           if (castCase.activation === undefined) assert.equal(firstDifference(bytes, numbers), undefined, part)
           else {
             // An activation that is off by an ulp may fall on the other side of a rounding.
@@ -111,7 +134,7 @@ for (const scaling of SCALINGS) {
         test(`norm ${JSON.stringify(normCase)}`, async () => {
           const [actual, expected] = [runNorm(device, normCase), runNorm(reference, normCase)]
           for (const part of ['rows', 'columns'] as const) {
-            const [bytes, numbers] = [await numbersOf(actual[part], 'e4m3'), await valuesOf(expected[part])]
+            const [bytes, numbers] = [await numbersOf(actual[part], 'e4m3'), referenceNumbers(expected[part])]
             const others = bytes.filter((x, i) => x !== numbers[i]).length / bytes.length
             assert.ok(others < 2e-3 && distance(bytes, numbers) < 5e-3, `${part}: ${others} of the bytes differ`)
           }
@@ -163,7 +186,7 @@ for (const scaling of SCALINGS) {
           t.diagnostic(
             `${name}: ${error.toExponential(1)} from the reference's fp8, ${rounding.toExponential(1)} from float64`,
           )
-          assert.ok(error < 2e-2, `${name}: ${error}`)
+          assert.ok(error < LAYER_LIMITS[kind], `${name}: ${error}`)
           assert.ok(rounding < 0.12, `${name}: ${rounding} from float64`)
         }
       })
@@ -209,22 +232,6 @@ describe('cuda fp8, training', () => {
     while (run.stepsDone < step) losses.push((await run.trainStep()).loss)
     return losses
   }
-  const withGpu = async <T>(
-    precision: 'fp8' | 'bf16',
-    scaling: 'tensor' | 'row',
-    body: (device: Gpu) => Promise<T>,
-  ) => {
-    const opened = await openGpu({ precision, fp8Scaling: scaling })
-    assert.ok('device' in opened)
-    // Small models too.
-    if (opened.device.fp8 !== undefined) Object.assign(opened.device.fp8, { gains: () => true })
-    try {
-      return await body(opened.device)
-    } finally {
-      opened.device.close()
-    }
-  }
-
   const kinds = [
     ['llama', 'tensor'],
     ['gpt2', 'tensor'],
@@ -233,44 +240,31 @@ describe('cuda fp8, training', () => {
   for (const [family, scaling] of kinds) {
     test(`${family}, scales by ${scaling}: the same bits in every run and over a checkpoint, near bf16`, async (t) => {
       const settings = settingsOf(family)
-      const whole = async (precision: 'fp8' | 'bf16') =>
-        await withGpu(precision, scaling, async (device) => {
-          const run = await open(device, settings)
-          if (precision === 'fp8') assert.ok(run.step.fp8!.weightCount >= 6)
-          return await trainTo(run, STEPS)
-        })
-      // The first run may look for the fastest algorithms, which later ones find on disk.
-      await whole('fp8')
-      const losses = await whole('fp8')
-      const plain = await whole('bf16')
+      const card = cards[scaling]
+      assert.ok('device' in card && 'device' in plainCard)
+      const { device } = card
+      const run = await open(device, settings)
+      assert.ok(run.step.fp8!.weightCount >= 6)
+      const losses = await trainTo(run, STEPS)
+      const plain = await trainTo(await open(plainCard.device, settings), STEPS)
       const apart = losses.map((loss, i) => Math.abs(loss / plain[i]! - 1))
       t.diagnostic(`losses ${losses.map((x) => x.toFixed(4))}, bf16 ${plain.map((x) => x.toFixed(4))}`)
       assert.ok(Math.max(...apart) < 0.03, `${apart}`)
       assert.notDeepEqual(losses, plain)
 
       const folder = join(temporaryFolder(), 'run')
-      const first = await withGpu('fp8', scaling, async (device) => {
-        const run = await open(device, settings)
-        const before = await trainTo(run, 5)
-        await run.save(await RunDir.open(folder, { ...settings }))
-        return before
-      })
-      const second = await withGpu('fp8', scaling, async (device) => {
-        const run = await open(device, settings)
-        await run.resume(await RunDir.open(folder, { ...settings }, { resume: true }))
-        return await trainTo(run, STEPS)
-      })
-      assert.deepEqual([...first, ...second], losses)
+      const first = await open(device, settings)
+      const before = await trainTo(first, 5)
+      await first.save(await RunDir.open(folder, { ...settings }))
+      const second = await open(device, settings)
+      await second.resume(await RunDir.open(folder, { ...settings }, { resume: true }))
+      assert.deepEqual([...before, ...(await trainTo(second, STEPS))], losses)
     })
   }
 
   test('recomputation gives the same bits', async () => {
     const losses = async (recompute: RunSettings['recompute']) =>
-      await withGpu(
-        'fp8',
-        'tensor',
-        async (device) => await trainTo(await open(device, { ...settingsOf('gpt2'), recompute }), 4),
-      )
+      await trainTo(await open(gpu.device, { ...settingsOf('gpt2'), recompute }), 4)
     const plain = await losses('none')
     assert.deepEqual(await losses('selective'), plain)
     assert.deepEqual(await losses('full'), plain)

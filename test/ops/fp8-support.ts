@@ -1,6 +1,7 @@
 // What the tests of fp8 share: numbers of the formats from their bits, and a layer that is run forward and backward with
 // its products in fp8.
 
+import { elementsOf } from '../../src/backends/reference/memory.ts'
 import { tensorFrom } from '../../src/core/allocator.ts'
 import { allocateGradients, buildArenas } from '../../src/core/arena.ts'
 import type { Device } from '../../src/core/device.ts'
@@ -26,6 +27,11 @@ export function numberOf(byte: number, format: Fp8Format): number {
   if (format === 'e5m2' && isTop) return mantissa === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN
   if (exponent === 0) return sign * mantissa * 2 ** (1 - bias - mantissaBits)
   return sign * (1 + mantissa / 2 ** mantissaBits) * 2 ** (exponent - bias)
+}
+
+/** What a matrix in fp8 of the reference holds: the numbers themselves, which `Device.read` would cut off to bytes. */
+export function referenceNumbers(tensor: Tensor): Float64Array {
+  return elementsOf(tensor)
 }
 
 /** Normal numbers of very different sizes, representable in bf16. */

@@ -5,9 +5,22 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { roundToFp8, scaleFor } from '../../src/backends/reference/fp8.ts'
 import { openReferenceDevice } from '../../src/backends/reference/open-reference.ts'
+import { tensorFrom } from '../../src/core/allocator.ts'
 import { FP8_HISTORY, FP8_LARGEST, type Fp8Format } from '../../src/core/fp8.ts'
-import { refuseForeignOptions } from '../../src/recipes/device-fields.ts'
-import { distance, LAYER_KINDS, type LayerShape, layerValues, numberOf, runLayer, spread } from './fp8-support.ts'
+import { Tape } from '../../src/core/tape.ts'
+import { castFp8 } from '../../src/ops/fp8.ts'
+import { inferenceDeviceFields, refuseForeignOptions } from '../../src/recipes/device-fields.ts'
+import {
+  distance,
+  LAYER_KINDS,
+  type LayerShape,
+  layerValues,
+  numberOf,
+  referenceNumbers,
+  runLayer,
+  spread,
+} from './fp8-support.ts'
+import { valuesOf } from './harness.ts'
 
 const FORMATS = ['e4m3', 'e5m2'] as const
 
@@ -125,6 +138,42 @@ describe('layers on the reference', () => {
     assert.ok(later.history.slice(0, FP8_HISTORY).every((x) => x === largest('up weight')))
   })
 
+  test('the largest number of all micro-batches enters the history; none that is infinite or 0 does', async () => {
+    const device = openReferenceDevice('tensor')
+    const f64 = (...values: number[]) => tensorFrom(device, [values.length], values)
+    const state = {
+      scale: f64(1, 0, 0, 0),
+      inverse: f64(1, 0, 0, 0),
+      amax: f64(0, 0, 0, 0),
+      largest: f64(448),
+      history: tensorFrom(device, [1, FP8_HISTORY], new Float64Array(FP8_HISTORY)),
+    }
+    const { scale, inverse, amax } = state
+    const slot = { scale: scale.slice(0, 1), inverse: inverse.slice(0, 1), amax: amax.slice(0, 1), isPrimed: false }
+    const cast = (...values: number[]) => {
+      using _ = new Tape(device)
+      const x = tensorFrom(device, [1, values.length], values)
+      const out = castFp8(x, [1, values.length], 'e4m3', slot)
+      return Array.from(referenceNumbers(out.rows))
+    }
+    const stateNow = async () => [(await valuesOf(scale))[0], ...(await valuesOf(state.history)).slice(0, 2)]
+    // The first cast of all makes the scale that the whole step keeps: what is larger later saturates.
+    assert.deepEqual(cast(1, -2), [128, -256])
+    assert.deepEqual(cast(3, 5), [384, 448])
+    device.fp8!.updateScales(state)
+    assert.deepEqual(await stateNow(), [64, 5, 0])
+    assert.deepEqual(cast(Number.POSITIVE_INFINITY, 1, Number.NaN), [448, 64, Number.NaN])
+    device.fp8!.updateScales(state)
+    assert.deepEqual(await stateNow(), [64, 5, 0])
+    cast(0, 0)
+    device.fp8!.updateScales(state)
+    assert.deepEqual(await stateNow(), [64, 5, 0])
+    // A number that is not one does not hide the others.
+    cast(0.5, Number.NaN)
+    device.fp8!.updateScales(state)
+    assert.deepEqual(await stateNow(), [64, 0.5, 5])
+  })
+
   test('scales of other weights are refused', async () => {
     const { fp8 } = await runLayer(openReferenceDevice('tensor'), LINEAR, layerValues(LINEAR))
     const saved = (await fp8!.saved())!
@@ -160,4 +209,5 @@ test('a scaling of fp8 without fp8, or on a CPU, is refused', () => {
     /fp8Scaling: row is for --device cuda/,
   )
   assert.doesNotThrow(refused({ device: 'cuda', precision: 'fp8', fp8Scaling: 'row' }))
+  assert.equal(inferenceDeviceFields.precision.safeParse('fp8').success, false, 'fp8 where nothing is trained')
 })

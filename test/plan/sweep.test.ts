@@ -9,7 +9,7 @@ import { lossOf } from '../../src/plan/scaling/parametric-law.ts'
 import { analyseSweep } from '../../src/plan/sweep/analysis.ts'
 import { searchValley, valleyOf } from '../../src/plan/sweep/bracket.ts'
 import { RunPool, type RunResult, readCurve } from '../../src/plan/sweep/execute.ts'
-import { planGrid, type SweepBudget, sweepCost } from '../../src/plan/sweep/grid.ts'
+import { planGrid, STEP, type SweepBudget, sweepCost } from '../../src/plan/sweep/grid.ts'
 import { describeSweep, drawSweep, sweepPage } from '../../src/plan/sweep/report.ts'
 import { type RunSpec, runSpec, tokensOf } from '../../src/plan/sweep/run-spec.ts'
 import { shapeOf, shapeParameters } from '../../src/plan/sweep/shapes.ts'
@@ -44,7 +44,7 @@ test('a grid spends its budget, keeps to the text, and has rows, columns and dia
     }
     for (const [index, size] of grid.sizes.entries()) {
       assert.equal(size.parameters, shapeParameters(size.shape, setting.vocabSize))
-      if (index > 0) assert.ok(Math.abs(size.parameters / grid.sizes[index - 1]!.parameters - 2) < 0.1)
+      if (index > 0) assert.ok(Math.abs(size.parameters / grid.sizes[index - 1]!.parameters / STEP - 1) < 0.05)
       assert.equal(size.shape.numHiddenLayers, grid.family.numHiddenLayers)
       assert.equal(size.shape.hiddenSize, grid.family.headDim * size.shape.numAttentionHeads)
       assert.ok(size.shape.numAttentionHeads >= 2)

@@ -76,6 +76,33 @@ for (const scaling of ['tensor', 'row'] as const) {
   }
 }
 
+test('a checkpoint before the first step has no scales, and a run from it starts as any other', async () => {
+  const settings = settingsOf('llama')
+  const folder = join(temporaryFolder(), 'run')
+  const run = await open(settings, 'tensor')
+  assert.equal(await run.step.fp8!.saved(), undefined)
+  await run.save(await RunDir.open(folder, { ...settings }))
+  const resumed = await open(settings, 'tensor')
+  await resumed.resume(await RunDir.open(folder, { ...settings }, { resume: true }))
+  assert.deepEqual(await trainTo(resumed, 3), await trainTo(run, 3))
+})
+
+test('a training in which no product would be in fp8 is refused', async () => {
+  const settings = settingsOf('llama')
+  const model = modelFromDepth(1, 15, { hiddenSize: 32, numAttentionHeads: 2 })
+  await assert.rejects(
+    open({ ...settings, model, seqLen: 15, batchTokens: 60 }, 'tensor'),
+    /microBatchSize x seqLen must be a multiple of 16, got 30: try 32/,
+  )
+  const device = openReferenceDevice('tensor')
+  Object.assign(device.fp8!, { gains: () => false })
+  const config = modelConfig(settings.model, { vocabSize: VOCAB })
+  await assert.rejects(
+    Pretraining.open({ device, settings, config, dataset: data, tokenizerFiles: {}, numerics: {} }),
+    /this model has none: use --precision bf16, or a wider model/,
+  )
+})
+
 test('recomputation changes nothing', async () => {
   const losses = async (recompute: Recompute) => await trainTo(await open(settingsOf('gpt2', recompute), 'tensor'), 3)
   const plain = await losses('none')

@@ -81,9 +81,12 @@ test('a resumed run has the scale of the run it goes on with', async () => {
   for (let step = 0; step < 4; step++) expected.push(await first.trainStep())
   const second = await open(dynamic(2 ** 140))
   await second.resume(await RunDir.open(folder, {}, { resume: true }))
-  for (const { loss, gradScale, skippedSteps } of expected) {
+  for (const { loss, usedGradScale, gradScale, skippedSteps } of expected) {
     const report = await second.trainStep()
-    assert.deepEqual([report.loss, report.gradScale, report.skippedSteps], [loss, gradScale, skippedSteps])
+    assert.deepEqual(
+      [report.loss, report.usedGradScale, report.gradScale, report.skippedSteps],
+      [loss, usedGradScale, gradScale, skippedSteps],
+    )
   }
 })
 
@@ -115,4 +118,7 @@ test('norms of layers are told without the loss scale', async () => {
   const describe = async (run: Pretraining) => await describeLastStep(run, await run.trainStep(), 'asked for')
   const [expected, got] = [await describe(plain), await describe(scaled)]
   assert.deepEqual(got.layers, expected.layers)
+  // The scale that grows after this step is not the one that its gradients have.
+  const growing = await open({ initialScale: 2 ** 16, dynamic: { ...dynamic(1).dynamic!, growthInterval: 1 } })
+  assert.deepEqual((await describe(growing)).layers, expected.layers)
 })

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import type { Device } from '../../src/core/device.ts'
 import { ConfigError } from '../../src/core/errors.ts'
 import { describeMemory } from '../../src/machine/memory.ts'
 import { openDevice } from '../../src/open.ts'
@@ -66,6 +67,13 @@ test('the cheapest change: micro-batches, then waiting for checkpoints, then rec
   assert.equal(fit(10), undefined)
 })
 
+test('a step of one micro-batch is found where it needs less than smaller ones, whose gradients have memory of their own', () => {
+  const shape: FitShape = { seqLen: 32, microBatchSize: 2, recompute: 'none', asyncSave: false }
+  const bytesOf = ({ microBatchSize, recompute }: FitShape): number =>
+    (microBatchSize === 2 ? 0 : 8) + microBatchSize * (recompute === 'none' ? 5 : 3)
+  assert.deepEqual(cheapestFit(shape, 64, 7, bytesOf)?.shape, { ...shape, recompute: 'selective' })
+})
+
 test('a run that does not fit is refused, and with the change it names it fits', async () => {
   const device = await openDevice('cpu', { threads: 1 })
   const settings: RunSettings = {
@@ -115,6 +123,50 @@ test('a run that does not fit is refused, and with the change it names it fits',
   assert.match(await refused(least + 16 * MIB), /fits is .*--no-async-save \(/)
   assert.match(await refused(parameterBytes), /no micro-batch, .* makes it fit: take a smaller model/)
   device.close()
+})
+
+test('on a card too: with the named change, whose gradients may no longer lie among activations, the run fits', async () => {
+  const cpu = await openDevice('cpu', { threads: 1 })
+  const device: Device = cpu
+  const settings: RunSettings = {
+    model: modelFromDepth(2, 256, { hiddenSize: 64 }),
+    seqLen: 256,
+    batchTokens: 256,
+    microBatchSize: 1,
+    packing: 'windows',
+    seed: 1,
+    dropout: 0,
+    recompute: 'full',
+    optimizer: { kind: 'adamw', weightDecay: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, momentum: 0.9 },
+    schedule: { kind: 'constant', lr: 1e-3, minLr: 1e-3, warmupSteps: 0, maxSteps: 1, decayFraction: 0 },
+    gradClip: 1,
+  }
+  const dataset = writeDataset([Array.from({ length: 5000 }, (_, i) => i % 64)], { vocabSize: 64 })
+  const config = modelConfig(settings.model, { vocabSize: 64 })
+  /** The CPU as a card of so many bytes, all of them free. */
+  const open = (bytes: number, seqLen = settings.seqLen): Promise<Pretraining> => {
+    device.ownMemory = () => ({ freeBytes: bytes, totalBytes: bytes, tensorBytes: 0, scratchBytes: 0 })
+    const run = { settings: { ...settings, seqLen }, config, dataset, tokenizerFiles: {}, numerics: {} }
+    return Pretraining.open({ device, ...run })
+  }
+  const whole = await open(GIB)
+  assert.ok(whole.plan.sharedGradientBytes > 0)
+  const needed = whole.memory.ownTotalBytes!
+  let isShorterNamed = false
+  for (let share = 0.99; share > 0.6; share -= 0.01) {
+    const bytes = Math.floor(share * needed)
+    const problem = await open(bytes).then(
+      () => assert.fail('it was not refused'),
+      (error: Error) => error,
+    )
+    assert.ok(problem instanceof ConfigError, problem.stack)
+    const shorter = /fits is --seq-len (\d+) \(/.exec(problem.message)
+    if (shorter === null) continue
+    isShorterNamed = true
+    await open(bytes, Number(shorter[1]))
+  }
+  assert.ok(isShorterNamed)
+  cpu.close()
 })
 
 test('the char shape with checkpoints: the forecast is within max(3 %, 32 MiB) of what the process took', async (t) => {

@@ -6,12 +6,13 @@ import {
   FP8_HISTORY,
   FP8_LARGEST,
   FP8_SLOT_STRIDE,
+  type Fp8CastOptions,
   type Fp8Format,
   type Fp8Kernels,
   type Fp8Scaling,
 } from '../../core/fp8.ts'
 import type { Tensor } from '../../core/tensor.ts'
-import { geluOf, geluSlope } from './activation.ts'
+import { activationKernels } from './activation.ts'
 import { elementsOf, rowsOf, slicedRowsOf } from './memory.ts'
 import { normKernels } from './norm.ts'
 
@@ -48,40 +49,23 @@ export function scaleFor(amax: number, largest: number): number {
   return amax > 0 && Number.isFinite(amax) ? 2 ** Math.min(126, exponentOf(largest / amax)) : 1
 }
 
-function silu(x: number): number {
-  return x / (1 + Math.exp(-x))
-}
-
 /** The rows of what is cast: x, or what an activation makes of it. */
-function sourceOf(x: Tensor, { activation, other }: Parameters<Fp8Kernels['cast']>[3]): number[][] {
-  const rows = slicedRowsOf(x).map((row) => Array.from(row))
-  if (activation === undefined) return rows
-  if (activation === 'gelu') return rows.map((row) => row.map((a) => geluOf(a, 'tanh')))
-  if (activation === 'swiglu') {
-    const width = x.columnCount / 2
-    return rows.map((row) => row.slice(0, width).map((gate, j) => silu(gate) * row[width + j]))
-  }
-  const others = rowsOf(other!)
-  if (activation === 'geluBackward') {
-    return rows.map((row, i) => row.map((dy, j) => dy * geluSlope(others[i][j], 'tanh')))
-  }
-  return rows.map((row, i) => {
-    const width = row.length
-    const gateUp = others[i]
-    const sigmoid = (g: number) => 1 / (1 + Math.exp(-g))
-    const dGate = row.map((dy, j) => {
-      const [gate, s] = [gateUp[j], sigmoid(gateUp[j])]
-      return dy * gateUp[width + j] * s * (1 + gate * (1 - s))
-    })
-    return [...dGate, ...row.map((dy, j) => dy * silu(gateUp[j]))]
-  })
+function sourceOf(x: Tensor, columns: number, { activation, other }: Fp8CastOptions): number[][] {
+  const source = activation === undefined ? x : standaloneTensor(x.device, [x.rowCount, columns])
+  if (activation === 'gelu') activationKernels.gelu(source, x, 'tanh')
+  else if (activation === 'geluBackward') activationKernels.geluBackward(source, x, other!, 'tanh')
+  else if (activation === 'swiglu') activationKernels.swiglu(source, x)
+  else if (activation === 'swigluBackward') activationKernels.swigluBackward(source, x, other!)
+  return slicedRowsOf(source).map((row) => Array.from(row))
 }
 
-const largestOf = (values: readonly number[]): number => values.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
+/** Of the numbers: NaN is none. */
+const largestOf = (values: readonly number[]): number =>
+  values.reduce((most, x) => (Number.isNaN(x) ? most : Math.max(most, Math.abs(x))), 0)
 
 /** byte_ij = round(scale x_ij), where scale is the slot's, or that of row i (rows) and of column j (columns). */
 const cast: Fp8Kernels['cast'] = (out, x, slot, options) => {
-  const source = sourceOf(x, options)
+  const source = sourceOf(x, out.rows.columnCount, options)
   const { format } = out
   const columns = Array.from(source[0] ?? [], (_, j) => source.map((row) => row[j]))
   const write = (to: Tensor, values: readonly number[][], scale: Tensor): void => {

@@ -1,4 +1,4 @@
-// Which runs a sweep makes for a budget: sizes and horizons on a lattice of powers of two, so that the same runs are isoFLOP
+// Which runs a sweep makes for a budget: sizes and horizons on a lattice with one step, so that the same runs are isoFLOP
 // curves (along its diagonals), loss by size at equal tokens (along its rows) and points of the parametric fit (all).
 import { ConfigError } from '../../core/errors.ts'
 import { TRAINING_FLOPS } from '../scaling/parametric-law.ts'
@@ -41,16 +41,15 @@ export interface SweepGrid {
   readonly largestFlops: number
 }
 
-/** Sizes and horizons about the centre, which has this many tokens a parameter: near the optimum of small models. */
-const CENTRE_RATIO = 20
-const SIZE_STEPS = [-2, -1, 0, 1]
-const HORIZON_STEPS = [-2, -1, 0, 1]
-/** Budgets of the lattice: the dearest and four halvings. */
-const BUDGETS = 5
-/** Tokens a parameter that are worth a run. */
-const [LEAST_RATIO, MOST_RATIO] = [2, 400]
-/** Small models first stand on a plateau, where they know pairs of tokens only: no law holds there. */
-const LEAST_TOKENS = 500_000
+/** Each size and each horizon is this times the one before: three steps are four times. */
+export const STEP = 2 ** (2 / 3)
+const [SIZES, HORIZONS] = [5, 5]
+/** Cells up to this diagonal: size and horizon together so many steps from the first. */
+const DEAREST_DIAGONAL = 5
+/** Tokens a parameter of the smallest size at the first horizon: puts the optimum of small models inside the diagonals. */
+const FIRST_RATIO = 24
+/** Small models first stand on a plateau, where they know pairs of tokens only, larger ones for more tokens: no law there. */
+const [LEAST_TOKENS, LEAST_RATIO] = [500_000, 5]
 /** Runs that the searches make at an anchor, on average. */
 const TRIALS = { small: 6, long: 5, large: 4 }
 /** Shapes besides the usual one. */
@@ -82,34 +81,31 @@ export function planGrid(budget: SweepBudget, setting: SweepSetting): SweepGrid 
 
 /** undefined where the budget of a cell leaves fewer than three sizes or horizons. */
 function latticeOf(largestFlops: number, budget: SweepBudget, setting: SweepSetting): SweepGrid | undefined {
-  const centre = Math.sqrt(largestFlops / (TRAINING_FLOPS * CENTRE_RATIO))
-  const wanted = SIZE_STEPS.map((step) => centre * 2 ** step)
+  const first = Math.sqrt(largestFlops / (TRAINING_FLOPS * FIRST_RATIO * STEP ** DEAREST_DIAGONAL))
+  const wanted = Array.from({ length: SIZES }, (_, i) => first * STEP ** i)
   const family = familyOf(wanted, setting.vocabSize)
   if (family === undefined) return undefined
   const sizes = wanted.map((parameters): GridSize => {
     const shape = shapeOf(parameters, setting.vocabSize, family)!
     return { shape, parameters: shapeParameters(shape, setting.vocabSize) }
   })
-  const horizons = HORIZON_STEPS.map((step) => CENTRE_RATIO * centre * 2 ** step)
+  const horizons = Array.from({ length: HORIZONS }, (_, k) => FIRST_RATIO * first * STEP ** k)
+  if (horizons[0]! < LEAST_TOKENS) return undefined
   const cells = sizes.flatMap((_, size) =>
     horizons.flatMap((tokens, horizon) => {
-      const diagonal = SIZE_STEPS[size]! + HORIZON_STEPS[horizon]!
-      const ratio = tokens / wanted[size]!
-      const isWorthwhile = ratio >= LEAST_RATIO && ratio <= MOST_RATIO
-      const isPossible = tokens <= budget.uniqueTokens && tokens >= LEAST_TOKENS
-      return diagonal <= 0 && diagonal > -BUDGETS && isWorthwhile && isPossible ? [{ size, horizon }] : []
+      const isAffordable = size + horizon <= DEAREST_DIAGONAL
+      const isUseful = tokens >= LEAST_RATIO * wanted[size]! && tokens <= budget.uniqueTokens
+      return isAffordable && isUseful ? [{ size, horizon }] : []
     }),
   )
   const used = new Set(cells.map((cell) => cell.horizon))
-  if (used.size < 3 || new Set(cells.map((cell) => cell.size)).size < SIZE_STEPS.length) return undefined
-  const last = sizes.length - 1
+  if (used.size < 3 || new Set(cells.map((cell) => cell.size)).size < SIZES) return undefined
   const anchors = {
     small: { size: 0, horizon: 0 },
-    long: { size: 0, horizon: 2 },
-    large: { size: last - 1, horizon: 0 },
+    long: { size: 0, horizon: Math.min(3, Math.max(...used)) },
+    large: { size: 3, horizon: 0 },
   }
-  if (horizons[0]! < LEAST_TOKENS) return undefined
-  return { family, sizes, horizons, cells, anchors, shapeCell: { size: 1, horizon: 1 }, largestFlops }
+  return { family, sizes, horizons, cells, anchors, shapeCell: { size: 1, horizon: 2 }, largestFlops }
 }
 
 /** FLOPs of a run of a cell, its validation and start included. */

@@ -15,6 +15,8 @@ export interface DryRunSetup {
   readonly optimizer: OptimizerSettings['kind']
   /** Of activations and of the weights that ops read; masters, gradients and states are f32. */
   readonly floatDtype: 'f32' | 'bf16' | 'f16'
+  /** A step is one micro-batch: on a card its gradients then lie where activations lay. */
+  readonly isWholeStep?: boolean
 }
 
 /** Rows of logits that exist at once, in elements: as on the CPU for f32, as on a card else. */
@@ -22,7 +24,7 @@ const LOGITS_CHUNK = { f32: 2 ** 22, bf16: 2 ** 29, f16: 2 ** 29 } as const
 
 /** Takes milliseconds and no memory to speak of, whatever the size of the model. */
 export async function dryRun(config: HfConfig, setup: DryRunSetup): Promise<StepPlan> {
-  const { floatDtype, optimizer, recompute, ...shape } = setup
+  const { floatDtype, optimizer, recompute, isWholeStep = false, ...shape } = setup
   const meta = await openMeta({
     floatDtype,
     masterDtype: 'f32',
@@ -30,6 +32,6 @@ export async function dryRun(config: HfConfig, setup: DryRunSetup): Promise<Step
     itemBytes: (dtype) => DTYPE_BYTES[dtype],
   })
   const rule = updateRule({ kind: optimizer, weightDecay: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, momentum: 0.95 })
-  const options = { recompute, dropout: 0, streams: new DropoutStreams(0) }
+  const options = { recompute, dropout: 0, streams: new DropoutStreams(0), isWholeStep }
   return planStep(createModel(config), meta, shape, rule, options)
 }

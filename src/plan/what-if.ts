@@ -79,6 +79,7 @@ export interface TrainingTime {
 export interface OwnPlan {
   readonly floatDtype: 'f32' | 'bf16' | 'f16'
   readonly parameterBytes: number
+  /** Those with memory of their own: in a step of one micro-batch on a card they lie among the activations. */
   readonly gradientBytes: number
   readonly optimizerBytes: number
   readonly arenaBytes: number
@@ -191,12 +192,14 @@ async function ownPlan(question: Question, config: HfConfig): Promise<OwnPlan | 
   const { precision, optimizer, adapter, microBatchSize, seqLen, recompute, microBatches, rates } = question
   const floatDtype = ({ fp32: 'f32', 'bf16-fp32-gradients': 'bf16' } as const)[precision as 'fp32']
   if (floatDtype === undefined || optimizer === 'adamw-8bit' || adapter !== undefined) return undefined
-  const plan: StepPlan = await dryRun(config, { microBatchSize, seqLen, recompute, optimizer, floatDtype })
-  const { parameterBytes, gradientBytes, optimizerBytes } = plan
+  // f32 stands for a processor here, where every gradient has memory of its own.
+  const isWholeStep = microBatches === 1 && floatDtype !== 'f32'
+  const plan: StepPlan = await dryRun(config, { microBatchSize, seqLen, recompute, optimizer, floatDtype, isWholeStep })
+  const { parameterBytes, optimizerBytes } = plan
   return {
     floatDtype,
     parameterBytes,
-    gradientBytes,
+    gradientBytes: plan.gradientBytes - plan.sharedGradientBytes,
     optimizerBytes,
     arenaBytes: arenaBytes(plan),
     totalBytes: totalBytes(plan),

@@ -12,7 +12,7 @@ import { TokenDataset } from '../data/dataset.ts'
 import { formatCount, formatDuration } from '../display/format.ts'
 import { analyseSweep, type SweepReport } from '../plan/sweep/analysis.ts'
 import { RunPool, readCurve } from '../plan/sweep/execute.ts'
-import { planGrid, type SweepBudget, type SweepGrid } from '../plan/sweep/grid.ts'
+import { planGrid, type SweepBudget, type SweepGrid, sweepCost } from '../plan/sweep/grid.ts'
 import { measureRate } from '../plan/sweep/rate.ts'
 import {
   checkErrors,
@@ -97,7 +97,7 @@ export default defineRecipe({
     const jobs = options.jobs ?? (isCpu ? Math.max(1, Math.floor(availableParallelism() / (options.threads ?? 1))) : 1)
     const budget = await settleBudget(options, folder, train, validation, setting, jobs, context.env)
     const grid = planGrid(budget, setting)
-    if (!options.json) describePlan(grid, budget, jobs, context)
+    if (!options.json) describePlan(grid, budget, setting, jobs, context)
     const progress = { stage: '', isOver: false }
     const common = { data, folder: join(folder, 'runs'), setting, onChange: () => live?.update() }
     const pool = new RunPool(context, { ...common, jobs, deviceWords: deviceWords(options, options.threads ?? 1) })
@@ -212,13 +212,24 @@ function deviceWords(options: Config, threads: number): string[] {
   return ['--device', device, ...numbers, determinism]
 }
 
-function describePlan(grid: SweepGrid, budget: SweepBudget, jobs: number, context: RunContext): void {
+function describePlan(
+  grid: SweepGrid,
+  budget: SweepBudget,
+  setting: SweepSetting,
+  jobs: number,
+  context: RunContext,
+): void {
   const horizons = [...new Set(grid.cells.map((cell) => cell.horizon))].sort((a, b) => a - b)
   context.log(
     `plan: ${grid.cells.length} runs of ${grid.sizes.map((size) => formatCount(size.parameters)).join(', ')} parameters (${grid.sizes[0]!.shape.numHiddenLayers} layers) on ${horizons.map((index) => formatCount(grid.horizons[index]!)).join(', ')} tokens`,
   )
+  const cost = sweepCost(grid, budget, setting)
+  const short =
+    cost < 0.8 * budget.flops
+      ? ` (of a budget of ${budget.flops.toExponential(2)}: the text is too short for more)`
+      : ''
   context.log(
-    `      after searches for learning rate and batch; ${budget.flops.toExponential(2)} FLOPs in all, ${jobs} runs at a time`,
+    `      after searches for learning rate and batch; about ${cost.toExponential(2)} FLOPs in all${short}, ${jobs} runs at a time`,
   )
 }
 
@@ -249,7 +260,7 @@ async function tell(
   const lines = [...describeSweep(report, results, view), ...(check === undefined ? [] : [describeCheck(check)]), spent]
   const pictures = drawSweep(report, results, grid, check)
   const plain = describeSweep(report, results, { columns: 100, color: false })
-  await writeContents(join(folder, 'isoflops.svg'), pictures.isoflops)
+  await writeContents(join(folder, 'compute.svg'), pictures.compute)
   await writeContents(join(folder, 'tokens.svg'), pictures.tokens)
   const title = `Sweep ${options.out}`
   await writeContents(join(folder, 'report.html'), sweepPage(title, pictures, [...plain, ...lines.slice(plain.length)]))

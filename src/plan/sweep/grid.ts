@@ -1,9 +1,10 @@
-// Which runs a sweep makes for a budget: sizes and horizons on a lattice with one step, so that the same runs are isoFLOP
-// curves (along its diagonals), loss by size at equal tokens (along its rows) and points of the parametric fit (all).
+// Which runs a sweep makes for a budget: a ladder of sizes, and for each the horizons (tokens) that its share of compute
+// buys. The smallest model sees all of them, which tells how loss falls with tokens; short runs of all sizes tell how it falls
+// with size. A square of sizes and horizons of the same cost predicts a larger model less well (docs/scaling.md).
 import { ConfigError } from '../../core/errors.ts'
 import { TRAINING_FLOPS } from '../scaling/parametric-law.ts'
 import { flopsPerToken, type SweepSetting } from './run-spec.ts'
-import { familyOf, type ModelFamily, type ModelShape, shapeOf, shapeParameters } from './shapes.ts'
+import { familyOf, LARGEST_UNIT, ladderOf, type ModelFamily, type ModelShape, shapeParameters } from './shapes.ts'
 
 export interface SweepBudget {
   /** FLOPs of all runs, attention included. */
@@ -41,15 +42,15 @@ export interface SweepGrid {
   readonly largestFlops: number
 }
 
-/** Each size and each horizon is this times the one before: three steps are four times. */
-export const STEP = 2 ** (2 / 3)
-const [SIZES, HORIZONS] = [5, 5]
-/** Cells up to this diagonal: size and horizon together so many steps from the first. */
-const DEAREST_DIAGONAL = 5
-/** Tokens a parameter of the smallest size at the first horizon: puts the optimum of small models inside the diagonals. */
-const FIRST_RATIO = 24
+/** Each horizon is so much longer than the one before. */
+export const STEP = 1.6
+const HORIZONS = 5
+/** 6 N D of the dearest run over that of the smallest model at the longest horizon. */
+const DEAREST = 1.28
+/** Tokens a parameter of the smallest model at the first horizon: wanted, and what is let pass. */
+const FIRST_RATIO = { wanted: 28, least: 14, most: 100 }
 /** Small models first stand on a plateau, where they know pairs of tokens only, larger ones for more tokens: no law there. */
-const [LEAST_TOKENS, LEAST_RATIO] = [500_000, 5]
+const [LEAST_TOKENS, LEAST_RATIO] = [500_000, 4.9]
 /** Runs that the searches make at an anchor, on average. */
 const TRIALS = { small: 6, long: 5, large: 4 }
 /** Shapes besides the usual one. */
@@ -57,55 +58,52 @@ export const OTHER_DEPTHS = [0.5, 2] as const
 
 /** @throws ConfigError when the budget buys no grid, with the least that does */
 export function planGrid(budget: SweepBudget, setting: SweepSetting): SweepGrid {
-  const affordable = (largestFlops: number): SweepGrid | undefined => {
-    const grid = latticeOf(largestFlops, budget, setting)
-    return grid !== undefined && sweepCost(grid, budget, setting) <= budget.flops ? grid : undefined
+  let best: { grid: SweepGrid; miss: number } | undefined
+  let least = Number.POSITIVE_INFINITY
+  for (let unit = 16; unit <= LARGEST_UNIT; unit += unit < 64 ? 16 : 32) {
+    const grids = gridsOf(unit, budget, setting)
+    for (const grid of grids) least = Math.min(least, sweepCost(grid, budget, setting))
+    const grid = grids.findLast((one) => sweepCost(one, budget, setting) <= budget.flops)
+    if (grid === undefined) continue
+    const ratio = grid.horizons[0]! / grid.sizes[0]!.parameters
+    const unspent = Math.log(budget.flops / sweepCost(grid, budget, setting))
+    const miss = Math.abs(Math.log(ratio / FIRST_RATIO.wanted)) + unspent
+    if (best === undefined || miss < best.miss) best = { grid, miss }
   }
-  // Fine steps: cost is a staircase, as shapes and cells come in wholes.
-  let found: SweepGrid | undefined
-  const first = budget.flops / 200
-  for (let step = 0; step < 120; step++) found = affordable(first * 2 ** (step / 16)) ?? found
-  if (found !== undefined) return found
-  let least = budget.flops
-  for (let step = 1; step < 200; step++) {
-    const grid = latticeOf(budget.flops * 2 ** (step / 8 - 4), budget, setting)
-    if (grid !== undefined) {
-      least = sweepCost(grid, budget, setting)
-      break
-    }
-  }
+  if (best !== undefined) return best.grid
+  const advice = Number.isFinite(least) ? `give at least ${(least * 1.05).toExponential(1)}` : 'give more text'
   throw new ConfigError(
-    `sweep: a budget of ${budget.flops.toExponential(2)} FLOPs is too small for this text and its vocabulary of ${setting.vocabSize}: give at least ${(least * 1.1).toExponential(1)}, or data of a smaller vocabulary`,
+    `sweep: a budget of ${budget.flops.toExponential(2)} FLOPs is too small for a text of ${budget.uniqueTokens} tokens: ${advice}`,
   )
 }
 
-/** undefined where the budget of a cell leaves fewer than three sizes or horizons. */
-function latticeOf(largestFlops: number, budget: SweepBudget, setting: SweepSetting): SweepGrid | undefined {
-  const first = Math.sqrt(largestFlops / (TRAINING_FLOPS * FIRST_RATIO * STEP ** DEAREST_DIAGONAL))
-  const wanted = Array.from({ length: SIZES }, (_, i) => first * STEP ** i)
-  const family = familyOf(wanted, setting.vocabSize)
-  if (family === undefined) return undefined
-  const sizes = wanted.map((parameters): GridSize => {
-    const shape = shapeOf(parameters, setting.vocabSize, family)!
-    return { shape, parameters: shapeParameters(shape, setting.vocabSize) }
-  })
-  const horizons = Array.from({ length: HORIZONS }, (_, k) => FIRST_RATIO * first * STEP ** k)
-  if (horizons[0]! < LEAST_TOKENS) return undefined
-  const cells = sizes.flatMap((_, size) =>
+/** The grids of models of this unit that the text allows, horizons rising. */
+function gridsOf(unit: number, budget: SweepBudget, setting: SweepSetting): SweepGrid[] {
+  const grids: SweepGrid[] = []
+  for (let ratio = FIRST_RATIO.least; ratio <= FIRST_RATIO.most; ratio *= 1.02) {
+    const grid = latticeOf(unit, ratio, budget, setting)
+    if (grid !== undefined) grids.push(grid)
+  }
+  return grids
+}
+
+/** @param ratio  tokens a parameter of the smallest model at the first horizon */
+function latticeOf(unit: number, ratio: number, budget: SweepBudget, setting: SweepSetting): SweepGrid | undefined {
+  const sizes = ladderOf(unit).map((shape) => ({ shape, parameters: shapeParameters(shape, setting.vocabSize) }))
+  const first = Math.max(LEAST_TOKENS, ratio * sizes[0]!.parameters)
+  const horizons = Array.from({ length: HORIZONS }, (_, k) => first * STEP ** k)
+  if (horizons.at(-1)! > budget.uniqueTokens) return undefined
+  const largestProduct = DEAREST * sizes[0]!.parameters * horizons.at(-1)!
+  const cells = sizes.flatMap(({ parameters }, size) =>
     horizons.flatMap((tokens, horizon) => {
-      const isAffordable = size + horizon <= DEAREST_DIAGONAL
-      const isUseful = tokens >= LEAST_RATIO * wanted[size]! && tokens <= budget.uniqueTokens
-      return isAffordable && isUseful ? [{ size, horizon }] : []
+      const isUseful = parameters * tokens <= largestProduct && tokens >= LEAST_RATIO * parameters
+      return isUseful ? [{ size, horizon }] : []
     }),
   )
-  const used = new Set(cells.map((cell) => cell.horizon))
-  if (used.size < 3 || new Set(cells.map((cell) => cell.size)).size < SIZES) return undefined
-  const anchors = {
-    small: { size: 0, horizon: 0 },
-    long: { size: 0, horizon: Math.min(3, Math.max(...used)) },
-    large: { size: 3, horizon: 0 },
-  }
-  return { family, sizes, horizons, cells, anchors, shapeCell: { size: 1, horizon: 2 }, largestFlops }
+  if (new Set(cells.map((cell) => cell.size)).size < sizes.length) return undefined
+  const anchors = { small: { size: 0, horizon: 0 }, long: { size: 0, horizon: 2 }, large: { size: 2, horizon: 0 } }
+  const largestFlops = TRAINING_FLOPS * largestProduct
+  return { family: familyOf(unit), sizes, horizons, cells, anchors, shapeCell: { size: 1, horizon: 0 }, largestFlops }
 }
 
 /** FLOPs of a run of a cell, its validation and start included. */

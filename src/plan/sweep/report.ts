@@ -120,8 +120,8 @@ export function describeCheck(check: TargetCheck): string {
 }
 
 export interface SweepPictures {
-  /** Loss against parameters along equal compute, runs and law. */
-  isoflops: string
+  /** Loss against compute by size, and the optimum of the law. */
+  compute: string
   /** Loss against tokens by size. */
   tokens: string
 }
@@ -136,9 +136,9 @@ export function drawSweep(
   const { law } = report.fit.fit
   const extra = check === undefined ? [] : [check]
   return {
-    isoflops: renderSvgPlot(isoflopSeries(results, law, extra), {
-      title: 'Loss along equal compute',
-      xLabel: 'parameters',
+    compute: renderSvgPlot(computeSeries(results, grid, law, extra), {
+      title: 'Loss by compute and size',
+      xLabel: 'training compute, 6 N D (FLOPs)',
       yLabel: 'validation loss (nats per token)',
     }),
     tokens: renderSvgPlot(tokenSeries(results, grid, law, extra), {
@@ -149,32 +149,30 @@ export function drawSweep(
   }
 }
 
-function isoflopSeries(results: SweepResults, law: ParametricLaw, checks: readonly TargetCheck[]): PlotSeries[] {
-  const diagonals = Map.groupBy(results.grid, ({ cell }) => cell.size + cell.horizon)
-  const sizes = results.grid.map(({ spec }) => spec.parameters)
-  const [low, high] = [Math.min(...sizes) / 1.2, Math.max(...sizes, ...checks.map((check) => check.parameters)) * 1.2]
+function computeSeries(
+  results: SweepResults,
+  grid: SweepGrid,
+  law: ParametricLaw,
+  checks: readonly TargetCheck[],
+): PlotSeries[] {
+  const flopsOf = (parameters: number, tokens: number): number => TRAINING_FLOPS * parameters * tokens
   const series: PlotSeries[] = []
-  const ordered = [...diagonals].sort(([a], [b]) => b - a)
-  for (const [color, [, runs]] of ordered.entries()) {
-    const product = runs.reduce((sum, { spec }) => sum + Math.log(spec.parameters * tokensOf(spec)), 0) / runs.length
-    const flops = TRAINING_FLOPS * Math.exp(product)
-    const curve = ladder(low, high).map((x) => ({ x, y: lossOf(law, x, Math.exp(product) / x) }))
-    const top = Math.max(...results.grid.map((run) => run.loss).filter(Number.isFinite))
-    series.push({
-      name: `${flops.toExponential(1).replace('e+', 'e')} FLOPs`,
-      style: 'dots',
-      color,
-      points: dots(runs),
-    })
-    series.push({
-      name: 'law',
-      style: 'line',
-      color,
-      isQuiet: true,
-      points: curve.filter((point) => point.y < top * 1.02),
-    })
+  for (const [color, size] of grid.sizes.entries()) {
+    const runs = results.grid.filter(({ cell }) => cell.size === color)
+    const tokens = runs.map(({ spec }) => tokensOf(spec))
+    const points = runs.map(({ spec, loss }) => ({ x: flopsOf(spec.parameters, tokensOf(spec)), y: loss }))
+    const curve = ladder(Math.min(...tokens) / 1.2, Math.max(...tokens) * 1.2).map((D) => ({
+      x: flopsOf(size.parameters, D),
+      y: lossOf(law, size.parameters, D),
+    }))
+    series.push({ name: `${formatCount(size.parameters)} parameters`, style: 'dots', color, points })
+    series.push({ name: 'law', style: 'line', color, isQuiet: true, points: curve })
   }
-  return [...series, ...checkSeries(checks, (check) => check.parameters)]
+  const all = pointsOf(results.grid).map((point) => point.flops)
+  const last = Math.max(...all, ...checks.map((check) => flopsOf(check.parameters, check.tokens)))
+  const frontier = ladder(Math.min(...all), last * 1.2).map((x) => ({ x, y: computeOptimal(law, x).loss }))
+  series.push({ name: 'optimum of the law', style: 'dashed', color: CHECK_COLOR, points: frontier })
+  return [...series, ...checkSeries(checks, (check) => flopsOf(check.parameters, check.tokens))]
 }
 
 function tokenSeries(
@@ -211,10 +209,6 @@ function checkSeries(checks: readonly TargetCheck[], x: (check: TargetCheck) => 
   }))
 }
 
-function dots(runs: SweepResults['grid']): { x: number; y: number }[] {
-  return runs.map(({ spec, loss }) => ({ x: spec.parameters, y: loss }))
-}
-
 /** Points evenly spaced in logarithms. */
 function ladder(low: number, high: number): number[] {
   return Array.from({ length: 60 }, (_, i) => low * (high / low) ** (i / 59))
@@ -223,5 +217,5 @@ function ladder(low: number, high: number): number[] {
 /** One page: the pictures and the lines of the terminal. */
 export function sweepPage(title: string, pictures: SweepPictures, lines: readonly string[]): string {
   const text = escapeXml(lines.join('\n'))
-  return `<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>${escapeXml(title)}</title>\n<style>body{font:15px system-ui,sans-serif;margin:2rem;max-width:62rem}svg{max-width:100%;height:auto}pre{overflow:auto;font-size:13px;line-height:1.35}</style>\n<h1>${escapeXml(title)}</h1>\n${pictures.isoflops}\n${pictures.tokens}\n<pre>${text}</pre>\n</html>\n`
+  return `<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>${escapeXml(title)}</title>\n<style>body{font:15px system-ui,sans-serif;margin:2rem;max-width:62rem}svg{max-width:100%;height:auto}pre{overflow:auto;font-size:13px;line-height:1.35}</style>\n<h1>${escapeXml(title)}</h1>\n${pictures.compute}\n${pictures.tokens}\n<pre>${text}</pre>\n</html>\n`
 }

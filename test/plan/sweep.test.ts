@@ -109,7 +109,7 @@ test('a valley is found from either side, at an edge, and beside trials that div
 
 /** A world in which every run has the loss of a law, more by how far its rate and batch are from the best ones. */
 const WORLD = {
-  law: { E: 1.1, A: 60, B: 300, alpha: 0.37, beta: 0.37 },
+  law: { E: 0.95, A: 35, B: 90, alpha: 0.35, beta: 0.34 },
   lr: (parameters: number, tokens: number, batch: number): number =>
     0.01 * (parameters / 1e5) ** -0.4 * (tokens / 1e6) ** -0.15 * Math.sqrt(batch / 512),
   batch: (tokens: number): number => 1024 * (tokens / 1e6) ** 0.5,

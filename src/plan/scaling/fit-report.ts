@@ -66,12 +66,12 @@ export interface FitReport {
   /** Root mean square of log residuals of published laws on these runs. */
   published: { law: PublishedLaw; residual: number }[]
   resamples: number
-  form: Pick<FitOptions, 'delta' | 'hasEqualExponents'>
+  form: FitForm
 }
 
-export interface ReportOptions {
-  delta?: number
-  hasEqualExponents?: boolean
+export type FitForm = Pick<FitOptions, 'delta' | 'hasEqualExponents' | 'exponentPrior'>
+
+export interface ReportOptions extends FitForm {
   resamples?: number
   seed?: number
   /** Part of the runs, those of the most compute, that a second fit leaves out and predicts; 0 for none. */
@@ -91,8 +91,9 @@ export async function reportFit(
   options: ReportOptions = {},
   turn: (done: number, all: number) => Promise<void> = async () => {},
 ): Promise<FitReport> {
-  const { delta = HUBER_DELTA, hasEqualExponents = false, resamples = 4000, seed = 42, holdOut = 0 } = options
-  const form = { delta, hasEqualExponents }
+  const { delta = HUBER_DELTA, hasEqualExponents = false, exponentPrior } = options
+  const { resamples = 4000, seed = 42, holdOut = 0 } = options
+  const form: FitForm = { delta, hasEqualExponents, ...(exponentPrior && { exponentPrior }) }
   const fit = fitParametric(points, form)
   const bootstrap = new ParametricBootstrap(points, fit, { ...form, resamples, seed })
   while (!bootstrap.isDone) {
@@ -183,6 +184,7 @@ const range = ({ low, high }: Interval): string => `${number(low)} to ${number(h
 export function describeFit(report: FitReport): string[] {
   const { fit, estimates, exponent, form, resamples } = report
   const equal = form.hasEqualExponents ? ', alpha = beta' : ''
+  const prior = form.exponentPrior === undefined ? '' : `, exponents pulled towards ${form.exponentPrior.mean}`
   const row = (name: string, estimate: Estimate): string[] => [
     name,
     number(estimate.value),
@@ -190,7 +192,7 @@ export function describeFit(report: FitReport): string[] {
     range(estimate.interval),
   ]
   const lines = [
-    `L(N, D) = E + A / N^alpha + B / D^beta fitted to ${report.runs} runs (Huber loss of log residuals, delta ${form.delta}${equal}; ${resamples} resamples)`,
+    `L(N, D) = E + A / N^alpha + B / D^beta fitted to ${report.runs} runs (Huber loss of log residuals, delta ${form.delta}${equal}${prior}; ${resamples} resamples)`,
     ...table([
       ['', 'estimate', 'standard error', '95 % interval'],
       ...PARAMETER_NAMES.map((name) => row(name, estimates[name])),

@@ -51,6 +51,16 @@ interface Problem {
   readonly delta: number
   /** alpha = beta: four constants instead of five. */
   readonly hasEqualExponents: boolean
+  readonly exponentPrior: ExponentPrior | undefined
+}
+
+/**
+ * Adds weight / 2 (exponent - mean)^2 for each exponent to the sum. A weight of (scatter / spread)^2 treats the mean as a
+ * measurement with that spread, beside log losses with that scatter.
+ */
+export interface ExponentPrior {
+  readonly mean: number
+  readonly weight: number
 }
 
 export interface FitOptions {
@@ -58,6 +68,8 @@ export interface FitOptions {
   delta?: number
   /** Fit with alpha = beta, as Muennighoff et al. 2023 and Gadre et al. 2024 do: less to be misled by few runs. */
   hasEqualExponents?: boolean
+  /** Pulls the exponents towards what larger studies found, where runs are too few to tell. */
+  exponentPrior?: ExponentPrior
   /** Start here alone instead of a grid. */
   start?: ParametricLaw
   /** Starts of the grid to follow, the lowest first; default 60, Infinity for all 4500. */
@@ -101,9 +113,10 @@ function checkPoints(points: readonly RunPoint[]): void {
   }
 }
 
-type Form = Pick<FitOptions, 'delta' | 'hasEqualExponents'>
+type Form = Pick<FitOptions, 'delta' | 'hasEqualExponents' | 'exponentPrior'>
 
-function problemOf(points: readonly RunPoint[], { delta = HUBER_DELTA, hasEqualExponents = false }: Form): Problem {
+function problemOf(points: readonly RunPoint[], form: Form): Problem {
+  const { delta = HUBER_DELTA, hasEqualExponents = false, exponentPrior } = form
   const u = Float64Array.from(points, (point) => Math.log(point.parameters))
   const v = Float64Array.from(points, (point) => Math.log(point.tokens))
   const center = (values: Float64Array): number => {
@@ -113,12 +126,12 @@ function problemOf(points: readonly RunPoint[], { delta = HUBER_DELTA, hasEqualE
   }
   const [meanU, meanV] = [center(u), center(v)]
   const logLoss = Float64Array.from(points, (point) => Math.log(point.loss))
-  return { count: points.length, u, v, logLoss, meanU, meanV, delta, hasEqualExponents }
+  return { count: points.length, u, v, logLoss, meanU, meanV, delta, hasEqualExponents, exponentPrior }
 }
 
 /** The sum and its gradient over x = (log A', log B', log E, alpha, beta), or without beta where it is alpha. @param weights  how often each run counts */
 function objectiveOf(problem: Problem, weights?: Float64Array): Objective {
-  const { count, u, v, logLoss, delta, hasEqualExponents } = problem
+  const { count, u, v, logLoss, delta, hasEqualExponents, exponentPrior } = problem
   return (x, gradient) => {
     const a = x[0]!
     const b = x[1]!
@@ -146,6 +159,12 @@ function objectiveOf(problem: Problem, weights?: Float64Array): Objective {
       ge += share
       gAlpha -= share * ofSize * u[i]!
       gBeta -= share * ofTokens * v[i]!
+    }
+    if (exponentPrior !== undefined) {
+      const { mean, weight } = exponentPrior
+      value += 0.5 * weight * ((alpha - mean) ** 2 + (beta - mean) ** 2)
+      gAlpha += weight * (alpha - mean)
+      gBeta += weight * (beta - mean)
     }
     gradient[0] = ga
     gradient[1] = gb

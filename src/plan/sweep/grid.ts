@@ -45,8 +45,8 @@ export interface SweepGrid {
 /** Each horizon is so much longer than the one before. */
 export const STEP = 1.6
 const HORIZONS = 5
-/** 6 N D of the dearest run over that of the smallest model at the longest horizon. */
-const DEAREST = 1.28
+/** 6 N D of the dearest run over that of the smallest model at the longest horizon: more where the text is short. */
+const DEAREST = [1.32, 1.7, 2.1, 2.7]
 /** Tokens a parameter of the smallest model at the first horizon: wanted, and what is let pass. */
 const FIRST_RATIO = { wanted: 28, least: 14, most: 100 }
 /** Small models first stand on a plateau, where they know pairs of tokens only, larger ones for more tokens: no law there. */
@@ -62,13 +62,15 @@ export function planGrid(budget: SweepBudget, setting: SweepSetting): SweepGrid 
   let least = Number.POSITIVE_INFINITY
   for (let unit = 16; unit <= LARGEST_UNIT; unit += unit < 64 ? 16 : 32) {
     const grids = gridsOf(unit, budget, setting)
-    for (const grid of grids) least = Math.min(least, sweepCost(grid, budget, setting))
-    const grid = grids.findLast((one) => sweepCost(one, budget, setting) <= budget.flops)
-    if (grid === undefined) continue
-    const ratio = grid.horizons[0]! / grid.sizes[0]!.parameters
-    const unspent = Math.log(budget.flops / sweepCost(grid, budget, setting))
-    const miss = Math.abs(Math.log(ratio / FIRST_RATIO.wanted)) + unspent
-    if (best === undefined || miss < best.miss) best = { grid, miss }
+    for (const grid of grids) {
+      const cost = sweepCost(grid, budget, setting)
+      least = Math.min(least, cost)
+      if (cost > budget.flops) continue
+      const ratio = grid.horizons[0]! / grid.sizes[0]!.parameters
+      // Compute that is not used is the larger loss.
+      const miss = Math.abs(Math.log(ratio / FIRST_RATIO.wanted)) + 3 * Math.log(budget.flops / cost)
+      if (best === undefined || miss < best.miss) best = { grid, miss }
+    }
   }
   if (best !== undefined) return best.grid
   const advice = Number.isFinite(least) ? `give at least ${(least * 1.05).toExponential(1)}` : 'give more text'
@@ -77,23 +79,34 @@ export function planGrid(budget: SweepBudget, setting: SweepSetting): SweepGrid 
   )
 }
 
-/** The grids of models of this unit that the text allows, horizons rising. */
+/** The grids of models of this unit that the text allows. */
 function gridsOf(unit: number, budget: SweepBudget, setting: SweepSetting): SweepGrid[] {
   const grids: SweepGrid[] = []
   for (let ratio = FIRST_RATIO.least; ratio <= FIRST_RATIO.most; ratio *= 1.02) {
-    const grid = latticeOf(unit, ratio, budget, setting)
-    if (grid !== undefined) grids.push(grid)
+    for (const dearest of DEAREST) {
+      const grid = latticeOf(unit, ratio, dearest, budget, setting)
+      if (grid !== undefined) grids.push(grid)
+    }
   }
   return grids
 }
 
-/** @param ratio  tokens a parameter of the smallest model at the first horizon */
-function latticeOf(unit: number, ratio: number, budget: SweepBudget, setting: SweepSetting): SweepGrid | undefined {
+/**
+ * @param ratio    tokens a parameter of the smallest model at the first horizon
+ * @param dearest  one of DEAREST
+ */
+function latticeOf(
+  unit: number,
+  ratio: number,
+  dearest: number,
+  budget: SweepBudget,
+  setting: SweepSetting,
+): SweepGrid | undefined {
   const sizes = ladderOf(unit).map((shape) => ({ shape, parameters: shapeParameters(shape, setting.vocabSize) }))
   const first = Math.max(LEAST_TOKENS, ratio * sizes[0]!.parameters)
   const horizons = Array.from({ length: HORIZONS }, (_, k) => first * STEP ** k)
   if (horizons.at(-1)! > budget.uniqueTokens) return undefined
-  const largestProduct = DEAREST * sizes[0]!.parameters * horizons.at(-1)!
+  const largestProduct = dearest * sizes[0]!.parameters * horizons.at(-1)!
   const cells = sizes.flatMap(({ parameters }, size) =>
     horizons.flatMap((tokens, horizon) => {
       const isUseful = parameters * tokens <= largestProduct && tokens >= LEAST_RATIO * parameters

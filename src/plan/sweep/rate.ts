@@ -9,8 +9,9 @@ import { modelConfig } from '../../train/settings.ts'
 import { flopsPerToken, type SweepSetting } from './run-spec.ts'
 import type { ModelShape } from './shapes.ts'
 
-const [WARM_STEPS, TIMED_STEPS] = [4, 24]
-const ROWS = 4
+const [WARM_STEPS, TIMED_STEPS] = [8, 60]
+/** A batch as the searches find it. */
+const ROWS = 5
 
 /**
  * FLOPs of a second: on a CPU of processor time, on a card of the clock.

@@ -2,6 +2,7 @@
 // much, a larger model on little text) and carried to other sizes and horizons by power laws. Between batches the best
 // rate goes as the root of the batch (Malladi et al. 2022, arXiv:2205.10287), so that one can be sought at a time.
 
+import { solve } from '../scaling/statistics.ts'
 import { searchValley, type Valley } from './bracket.ts'
 import type { RunPool } from './execute.ts'
 import { type RunSpec, runSpec, type SweepSetting } from './run-spec.ts'
@@ -51,10 +52,57 @@ const FIRST = {
   batchExponent: 0.571,
 }
 const LR_RANGE = { low: Math.log2(1e-5), high: Math.log2(0.3) }
-/** A few runs tell exponents badly: no further than what has been found elsewhere. */
-const EXPONENTS = { size: [-0.8, 0.1], tokens: [-0.6, 0.3], batch: [0, 1] } as const
+/**
+ * Searches at two anchors tell an exponent badly: what they find is combined with what was found elsewhere, each weighted by
+ * its uncertainty. The rate falls with size between N^-0.71 (Li et al. 2025, AdamW) and N^-0.25 (Yang et al. 2022, hidden
+ * matrices); beside the root of the batch it hardly depends on the tokens, and the batch grows as D^0.571 (Li et al.).
+ */
+const PRIORS = {
+  size: { mean: -0.45, spread: 0.15 },
+  tokens: { mean: 0, spread: 0.15 },
+  batch: { mean: FIRST.batchExponent, spread: 0.15 },
+} as const
+/**
+ * Octaves by which chance moves the best of three trials an octave apart: 0.25 % of scatter over the curvature, which is half
+ * a per cent over the square of the reach in which it is lost.
+ */
+const SHIFT_PER_REACH = 0.35
+/** Of a search without a parabola; and of one that is too good to be true. */
+const [UNKNOWN_SHIFT, LEAST_SHIFT] = [1, 0.1]
 
-const clamp = (value: number, [low, high]: readonly [number, number]): number => Math.min(high, Math.max(low, value))
+/** value = sum of terms x coefficients, known to `shift`. */
+interface Finding {
+  readonly terms: readonly number[]
+  /** log2 */
+  readonly value: number
+  readonly shift: number
+}
+
+function findingOf({ x, flat }: Valley, terms: readonly number[]): Finding {
+  const shift = flat === undefined ? UNKNOWN_SHIFT : Math.min(UNKNOWN_SHIFT, SHIFT_PER_REACH * (flat.high - x) ** 2)
+  return { terms, value: x, shift: Math.max(shift, LEAST_SHIFT) }
+}
+
+/** Least squares of findings and priors (one for each coefficient but the first), each weighted by its uncertainty. */
+function combine(
+  findings: readonly Finding[],
+  priors: readonly { readonly mean: number; readonly spread: number }[],
+): number[] {
+  const size = priors.length + 1
+  const known = priors.map(({ mean, spread }, i) => ({
+    terms: Array.from({ length: size }, (_, k) => (k === i + 1 ? 1 : 0)),
+    value: mean,
+    shift: spread,
+  }))
+  const rows = Array.from({ length: size }, () => new Array<number>(size + 1).fill(0))
+  for (const { terms, value, shift } of [...findings, ...known]) {
+    for (let i = 0; i < size; i++) {
+      for (let k = 0; k < size; k++) rows[i]![k]! += (terms[i]! * terms[k]!) / shift ** 2
+      rows[i]![size]! += (terms[i]! * value) / shift ** 2
+    }
+  }
+  return solve(rows)!
+}
 
 /** @returns undefined when the sweep was told to stop */
 export async function tune(
@@ -68,7 +116,7 @@ export async function tune(
   const losses = async (specs: readonly RunSpec[]): Promise<number[] | undefined> =>
     (await pool.runAll(specs))?.map((result) => result.loss)
 
-  /** The largest batch that loses next to nothing, when the rate follows it by its root. */
+  /** The best batch, when the rate follows it by its root. */
   const searchBatch = async (anchor: Anchor, start: number, lrAt: (batchTokens: number) => number) => {
     const range = { low: Math.log2(seqLen), high: Math.log2(anchor.tokens / 50) }
     const specsAt = (x: readonly number[]): RunSpec[] =>
@@ -81,9 +129,7 @@ export async function tune(
     if (valley === undefined) return undefined
     const search = { what: 'batch', parameters: parametersOf(anchor), tokens: anchor.tokens, valley } as const
     searches.push({ ...search, batchTokens: 2 ** valley.x })
-    // Larger batches run faster: half way to where half a per cent is lost costs an eighth of one.
-    const chosen = valley.flat === undefined ? valley.x : (valley.x + valley.flat.high) / 2
-    return wholeRows(2 ** Math.min(chosen, range.high), seqLen)
+    return valley
   }
   const searchLr = async (anchor: Anchor, batchTokens: number, start: number) => {
     const specsAt = (x: readonly number[]): RunSpec[] =>
@@ -91,43 +137,52 @@ export async function tune(
     const valley = await searchValley((x) => losses(specsAt(x)), Math.log2(start), LR_RANGE)
     if (valley === undefined) return undefined
     searches.push({ what: 'lr', parameters: parametersOf(anchor), tokens: anchor.tokens, batchTokens, valley })
-    return 2 ** valley.x
+    return valley
   }
 
   const { small, long, large } = anchors
-  const n0 = parametersOf(small)
+  const guess = FIRST.lr * (parametersOf(small) / FIRST.parameters) ** FIRST.sizeExponent
   const firstBatch = powerOfTwoRows(FIRST.batchScale * small.tokens ** FIRST.batchExponent, seqLen)
-  const guess = FIRST.lr * (n0 / FIRST.parameters) ** FIRST.sizeExponent
   const guessAt = (batchTokens: number): number => guess * Math.sqrt(batchTokens / FIRST.batchTokens)
-  const batch0 = await searchBatch(small, firstBatch, guessAt)
-  if (batch0 === undefined) return undefined
+  const batchSmall = await searchBatch(small, firstBatch, guessAt)
+  if (batchSmall === undefined) return undefined
+  const batch0 = wholeRows(2 ** batchSmall.x, seqLen)
+  const tokensOctaves = Math.log2(long.tokens / small.tokens)
   const searchSmallAndLong = async () => {
-    const lr0 = await searchLr(small, batch0, guessAt(batch0))
-    if (lr0 === undefined) return undefined
-    const lrAt = (batchTokens: number): number => lr0 * Math.sqrt(batchTokens / batch0)
-    const ratio = long.tokens / small.tokens
-    const batch = await searchBatch(long, powerOfTwoRows(batch0 * ratio ** FIRST.batchExponent, seqLen), lrAt)
-    const lr = batch === undefined ? undefined : await searchLr(long, batch, lrAt(batch))
-    return batch === undefined || lr === undefined ? undefined : { lr0, batch, lr }
+    const lrSmall = await searchLr(small, batch0, guessAt(batch0))
+    if (lrSmall === undefined) return undefined
+    const lrAt = (batchTokens: number): number => 2 ** lrSmall.x * Math.sqrt(batchTokens / batch0)
+    const start = powerOfTwoRows(batch0 * 2 ** (FIRST.batchExponent * tokensOctaves), seqLen)
+    const batchLong = await searchBatch(long, start, lrAt)
+    if (batchLong === undefined) return undefined
+    const batch = wholeRows(2 ** batchLong.x, seqLen)
+    const lrLong = await searchLr(long, batch, lrAt(batch))
+    return lrLong === undefined ? undefined : { lrSmall, batchLong, lrLong, batch }
   }
-  const nLarge = parametersOf(large)
+  const [nSmall, nLarge] = [parametersOf(small), parametersOf(large)]
   const [found, lrLarge] = await Promise.all([
     searchSmallAndLong(),
-    searchLr(large, batch0, guessAt(batch0) * (nLarge / n0) ** FIRST.sizeExponent),
+    searchLr(large, batch0, guessAt(batch0) * (nLarge / nSmall) ** FIRST.sizeExponent),
   ])
   if (found === undefined || lrLarge === undefined) return undefined
-  const { lr0, ...ofLong } = found
-  const tokensRatio = long.tokens / small.tokens
-  const batchExponent = clamp(Math.log(ofLong.batch / batch0) / Math.log(tokensRatio), EXPONENTS.batch)
-  const lrOfLong = ofLong.lr / Math.sqrt(ofLong.batch / batch0)
-  const tokensExponent = clamp(Math.log(lrOfLong / lr0) / Math.log(tokensRatio), EXPONENTS.tokens)
-  const lrOfLarge = lrLarge / (large.tokens / small.tokens) ** tokensExponent
-  const sizeExponent = clamp(Math.log(lrOfLarge / lr0) / Math.log(nLarge / n0), EXPONENTS.size)
+  const [logBatch, batchExponent] = combine(
+    [findingOf(batchSmall, [1, 0]), findingOf(found.batchLong, [1, tokensOctaves])],
+    [PRIORS.batch],
+  ) as [number, number]
+  const sizeOctaves = Math.log2(nLarge / nSmall)
+  const [logLr, sizeExponent, tokensExponent] = combine(
+    [
+      lrFinding(found.lrSmall, batch0, logBatch, [1, 0, 0]),
+      lrFinding(found.lrLong, found.batch, logBatch, [1, 0, tokensOctaves]),
+      lrFinding(lrLarge, batch0, logBatch, [1, sizeOctaves, Math.log2(large.tokens / small.tokens)]),
+    ],
+    [PRIORS.size, PRIORS.tokens],
+  ) as [number, number, number]
   const law = {
-    parameters: n0,
+    parameters: nSmall,
     tokens: small.tokens,
-    lr: lr0,
-    batchTokens: batch0,
+    lr: 2 ** logLr,
+    batchTokens: 2 ** logBatch,
     sizeExponent,
     tokensExponent,
     batchExponent,
@@ -135,6 +190,12 @@ export async function tune(
   // Searches end in any order.
   searches.sort((a, b) => a.parameters - b.parameters || a.tokens - b.tokens || a.what.localeCompare(b.what))
   return { law, searches }
+}
+
+/** A rate found with some batch, as it would be with the law's at the small anchor: it goes as the root. */
+function lrFinding(valley: Valley, batchTokens: number, logBatch: number, terms: readonly number[]): Finding {
+  const finding = findingOf(valley, terms)
+  return { ...finding, value: finding.value - 0.5 * (Math.log2(batchTokens) - logBatch) }
 }
 
 /** Batch and rate of a run by the law. */

@@ -117,7 +117,11 @@ for (const scaling of SCALINGS) {
         ] as const) {
           const scales = [await valuesOf(of(actual)), await valuesOf(of(expected))] as const
           if (castCase.activation === undefined) assert.equal(firstDifference(...scales), undefined, name)
-          else assert.ok(scales[0].filter((x, i) => x !== scales[1][i]).length <= scales[0].length / 50, name)
+          else {
+            // The largest of a row may be off by the activation's last bits, and its scale with it.
+            const off = Math.max(...Array.from(scales[0], (x, i) => Math.abs(x / scales[1][i]! - 1)))
+            assert.ok(off < 2e-6, `${name}: one is off by ${off}`)
+          }
         }
         if (actual.slot !== undefined) {
           const [amax, expectedAmax] = [await valuesOf(actual.slot.amax), await valuesOf(expected.slot!.amax)]

@@ -1,5 +1,5 @@
-// Learning rate and batch of a sweep's runs: looked for at three anchors (a small model on little text, on four times as
-// much, a larger model on little text) and carried to other sizes and horizons by power laws. Between batches the best
+// Learning rate and batch of a sweep's runs: looked for at three anchors (a small model on little text, on more of
+// it, a larger model on little text) and carried to other sizes and horizons by power laws. Between batches the best
 // rate goes as the root of the batch (Malladi et al. 2022, arXiv:2205.10287), so that one can be sought at a time.
 
 import { solve } from '../scaling/statistics.ts'

@@ -1,5 +1,5 @@
 // What the product dispatches for attention beside PyTorch's cuDNN and FlashAttention-2 on one card: training shapes,
-// grouped heads, a window, packed documents; bf16, causal, random normal inputs, q, k and v in one buffer. Both sides are
+// grouped heads, a window, packed documents, no mask; bf16, random normal inputs, q, k and v in one buffer. Both sides are
 // timed in turns, as recorded graphs of five calls, medians: kernel time, no launches.
 //   node bench/gpu/attention-peers.ts [--rounds 3] [--only 0,1,2] [--python python3]
 // TRAINYARD_LIBRARY_PATH chooses the cuDNN that ours finds; PyTorch uses the one of its wheel.
@@ -22,6 +22,7 @@ interface Problem {
   readonly keyHeads: number
   readonly length: number
   readonly headDim: number
+  readonly isCausal: boolean
   readonly window: number
   /** Mean length of packed documents, 0: none. */
   readonly meanDocument: number
@@ -33,8 +34,8 @@ const problem = (
   keyHeads: number,
   length: number,
   headDim: number,
-  { window = 0, meanDocument = 0 } = {},
-): Problem => ({ batch, heads, keyHeads, length, headDim, window, meanDocument })
+  { isCausal = true, window = 0, meanDocument = 0 } = {},
+): Problem => ({ batch, heads, keyHeads, length, headDim, isCausal, window, meanDocument })
 
 /** The first three are the shapes of the baselines. */
 const PROBLEMS: readonly Problem[] = [
@@ -47,6 +48,9 @@ const PROBLEMS: readonly Problem[] = [
   problem(2, 16, 16, 8192, 128, { window: 1024 }),
   problem(1, 16, 16, 16384, 128, { meanDocument: 2048 }),
   problem(8, 12, 12, 4096, 64, { meanDocument: 512 }),
+  problem(8, 16, 16, 2048, 128, { isCausal: false }),
+  problem(4, 16, 16, 4096, 128, { isCausal: false }),
+  problem(4, 8, 8, 4096, 256),
 ]
 
 /** Ours, by column: which kernels, and whether gradients have the same bits in every run. */
@@ -112,14 +116,16 @@ function documentsOf({ batch, length, meanDocument }: Problem): number[][] {
 function pairsOf(shape: Problem, documents: number[][] | undefined): number {
   const triangle = (n: number): number => (n * (n + 1)) / 2
   if (documents !== undefined) return documents.flat().reduce((sum, n) => sum + triangle(n), 0)
-  const { batch, length, window } = shape
+  const { batch, length, isCausal, window } = shape
+  if (!isCausal) return batch * length * length
   const hidden = window > 0 && window < length ? triangle(length - window) : 0
   return batch * (triangle(length) - hidden)
 }
 
-function nameOf({ batch, heads, keyHeads, length, headDim, window, meanDocument }: Problem): string {
+function nameOf({ batch, heads, keyHeads, length, headDim, isCausal, window, meanDocument }: Problem): string {
   const groups = heads === keyHeads ? '' : `/${keyHeads}`
-  const mask = window > 0 ? ` window ${window}` : meanDocument > 0 ? ` documents of about ${meanDocument}` : ''
+  const documents = meanDocument > 0 ? ` documents of about ${meanDocument}` : ''
+  const mask = window > 0 ? ` window ${window}` : isCausal ? documents : ' no mask'
   return `B${batch} H${heads}${groups} T${length} D${headDim}${mask}`
 }
 
@@ -154,7 +160,7 @@ const asFloat = new Float32Array(word.buffer)
 
 /** Memory of a problem on the first device, and its calls on each. */
 function openOurs(devices: Record<string, CudaDevice>, shape: Problem, documents: number[][] | undefined) {
-  const { batch, heads, keyHeads, length, headDim, window } = shape
+  const { batch, heads, keyHeads, length, headDim, isCausal, window } = shape
   const device = Object.values(devices)[0]!
   const [width, keyWidth] = [heads * headDim, keyHeads * headDim]
   const tensors: Tensor[] = []
@@ -177,7 +183,7 @@ function openOurs(devices: Record<string, CudaDevice>, shape: Problem, documents
     numKeyValueHeads: keyHeads,
     headDim,
     scale: headDim ** -0.5,
-    isCausal: true,
+    isCausal,
     window,
   }
   if (documents !== undefined) {

@@ -39,8 +39,8 @@ def tensor_map(tensor, heads, head_dim, rows):
 
 class Module:
     """One compilation, of all three kernels."""
-    SIGNATURES = {'prepare': 'ppppppp' + 'll' + 'iiiii', 'main': 'mmmm' + 'pppppp' + 'll' + 'iiiiii' + 'f' + 'iii',
-                  'finish': 'ppp' + 'l' + 'ii' + 'f'}
+    SIGNATURES = {'prepare': 'ppppppp' + 'll' + 'iiiii', 'main': 'mmmm' + 'pppppp' + 'll' + 'iiiiii' + 'f' + 'iii' + 'ppp',
+                  'finish': 'ppp' + 'l' + 'ii' + 'f' + 'ppp'}
     NAMES = {'prepare': 'attention_backward_prepare', 'main': 'attention_backward', 'finish': 'attention_backward_finish'}
 
     def __init__(self, dtype, head_dim, config, deterministic=True, extra=()):
@@ -189,12 +189,12 @@ class Problem:
         items = units * -(-self.Tk // 128)
         module.launch('main', (min(items, multiprocessors), 1, 1), 384, module.shared, *maps, self.dk.data_ptr(), self.dv.data_ptr(),
                       sums.data_ptr(), statistics.data_ptr(), counters.data_ptr(), docs, self.dk.stride(1), self.dv.stride(1),
-                      self.H, self.G, self.B, self.Tq, self.Tk, self.D, self.scale, int(self.causal), self.window, per_round)
+                      self.H, self.G, self.B, self.Tq, self.Tk, self.D, self.scale, int(self.causal), self.window, per_round, 0, 0, 0)
 
     def finish(self, module):
         _, (sums, _, counters) = self.buffers_for(module)
         module.launch('finish', (-(-self.Tq // module.block), self.H, self.B), 256, 0, self.dq.data_ptr(), sums.data_ptr(),
-                      counters.data_ptr(), self.dq.stride(1), self.Tq, self.D, self.scale)
+                      counters.data_ptr(), self.dq.stride(1), self.Tq, self.D, self.scale, 0, 0, 0)
 
     def run(self, module, per_round=None):
         self.prepare(module)

@@ -1,8 +1,8 @@
-"""PyTorch's attention for bench/gpu/attention-peers.ts: cuDNN's kernels and FlashAttention-2 as PyTorch ships them, bf16, causal,
-on random normal inputs. Reads a line of JSON a request from stdin: {"open": problem}, {"time": true} or {"close": true};
+"""PyTorch's attention for bench/gpu/attention-peers.ts: cuDNN's kernels and FlashAttention-2 as PyTorch ships them, bf16, on
+random normal inputs. Reads a line of JSON a request from stdin: {"open": problem}, {"time": true} or {"close": true};
 answers each with a line of JSON. Times are of recorded graphs of several calls, medians, in milliseconds a call.
 
-A problem has batch, heads, keyHeads, length, headDim, window (0: none) and documents (lengths of all documents of all
+A problem has batch, heads, keyHeads, length, headDim, isCausal, window (0: none) and documents (lengths of all documents of all
 rows, null: none). cuDNN gets q, k and v as [batch, head, position, column] and as [batch, position, head, column] in
 memory; the faster counts."""
 import json
@@ -32,10 +32,11 @@ def scaled_dot_product(backend, is_head_first):
     def make(problem):
         q, k, v = leaves(problem, is_head_first)
         is_grouped = problem["heads"] != problem["keyHeads"]
+        is_causal = problem["isCausal"]
 
         def forward():
             with sdpa_kernel(backend):
-                return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=is_grouped)
+                return F.scaled_dot_product_attention(q, k, v, is_causal=is_causal, enable_gqa=is_grouped)
 
         return (q, k, v), forward
 
@@ -58,7 +59,7 @@ def flash_directly(problem):
 
     def forward():
         return torch.ops.aten._flash_attention_forward(
-            q, k, v, lengths, lengths, total, total, 0.0, True, False, **sides
+            q, k, v, lengths, lengths, total, total, 0.0, problem["isCausal"], False, **sides
         )[0]
 
     return (q, k, v), forward

@@ -1,5 +1,6 @@
 // Memory of a training step on a card by component, beside the dry run's prediction, and what recomputation saves and
-// costs. Every row is a process of its own: what it takes is what the card's free memory falls by.
+// costs. A micro-batch of all rows is a whole step: gradients then lie where activations lay. Every row is a process of its
+// own: what it takes is what the card's free memory falls by.
 //   node bench/gpu/memory.ts 124M-32 1.3B-8 [--recompute none,selective,full] [--steps 8] [--micro 16]
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -53,7 +54,8 @@ async function measure({ config, seqLen, ...shape }: GpuShape, recompute: Recomp
     return all - freeBytes
   }
   const modelOf = () => (config.modelType === 'gpt2' ? new Gpt2(config) : new Llama(config))
-  const options = { recompute, dropout: 0, streams: new DropoutStreams(SEED), hasDocuments: false }
+  const isWholeStep = microBatchSize === shape.batchSize
+  const options = { recompute, dropout: 0, streams: new DropoutStreams(SEED), hasDocuments: false, isWholeStep }
   const micro = { microBatchSize, seqLen }
   const plan = planStep(modelOf(), await openMeta(device), micro, adamw(), options)
   const forecast = forecastMemory(plan, device, { ...modelOf().shape, ...micro, asyncSave: false }, 0)
@@ -70,8 +72,8 @@ async function measure({ config, seqLen, ...shape }: GpuShape, recompute: Recomp
   const model = modelOf()
   const arenas = materialize(model, device, { seed: SEED })
   note('parameters', plan.parameterBytes)
-  const optimizer = new Optimizer(arenas, adamw())
-  note('gradients and optimizer', plan.gradientBytes + plan.optimizerBytes)
+  const optimizer = new Optimizer(arenas, adamw(), undefined, isWholeStep)
+  note('gradients and optimizer', plan.gradientBytes - plan.sharedGradientBytes + plan.optimizerBytes)
   const trainStep = new TrainStep(model, optimizer, micro, plan, options)
   note('activations and inputs', arenaBytes(plan) + plan.otherBytes)
   const batch = emptyBatch(microBatchSize, seqLen)

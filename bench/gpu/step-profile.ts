@@ -1,6 +1,6 @@
 // Where a training step's time goes on the card: every kernel of the interface between two events, one step call by call.
 // The events are read after the step, so the card works through it as fast as the host can ask, at the clocks of a step.
-//   node bench/gpu/step-profile.ts 124M-32 1.3B-8 [--micro 4] [--recompute selective]
+//   node bench/gpu/step-profile.ts 124M-32 1.3B-8 [--micro 4] [--recompute selective] [--recompute-layers 18]
 import { parseArgs } from 'node:util'
 import { emptyBatch, type HostBatch } from '../../src/data/host-batch.ts'
 import { DropoutStreams } from '../../src/models/decoder.ts'
@@ -17,7 +17,7 @@ import { GPU_SHAPES, type GpuShape } from './shapes.ts'
 const SEED = 1
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { micro: { type: 'string' }, recompute: { type: 'string' } },
+  options: { micro: { type: 'string' }, recompute: { type: 'string' }, 'recompute-layers': { type: 'string' } },
 })
 
 function batchesOf({ config, seqLen, batchSize }: GpuShape, microBatchSize: number): HostBatch[] {
@@ -40,8 +40,17 @@ for (const name of positionals) {
   const modelOf = () => (config.modelType === 'gpt2' ? new Gpt2(config) : new Llama(config))
   const microBatchSize = values.micro === undefined ? shape.microBatchSize : Number(values.micro)
   const recompute = (values.recompute ?? shape.recompute) as 'none' | 'selective' | 'full'
+  const layers = values['recompute-layers']
+  const recomputeLayers = layers === undefined ? shape.recomputeLayers : Number(layers)
   const isWholeStep = microBatchSize === batchSize
-  const options = { recompute, dropout: 0, streams: new DropoutStreams(SEED), hasDocuments: false, isWholeStep }
+  const options = {
+    recompute,
+    recomputeLayers,
+    dropout: 0,
+    streams: new DropoutStreams(SEED),
+    hasDocuments: false,
+    isWholeStep,
+  }
   const micro = { microBatchSize, seqLen }
   const plan = planStep(modelOf(), await openMeta(device), micro, adamw(), options)
   const model = modelOf()
@@ -58,7 +67,7 @@ for (const name of positionals) {
   const recordedMs = (performance.now() - start) / 10
   recorded.close()
 
-  const table = device.kernels as unknown as Record<string, (...args: unknown[]) => void>
+  const table = device.kernels as unknown as Record<string, (...args: unknown[]) => unknown>
   const calls: { kernel: string; start: number; end: number }[] = []
   const mark = (): number => {
     const event = driver.integer('cuEventCreate', 0)
@@ -68,10 +77,11 @@ for (const name of positionals) {
   for (const [kernel, call] of Object.entries({ ...table })) {
     table[kernel] = (...args) => {
       const begin = mark()
-      call(...args)
+      const answer = call(...args)
       const end = mark()
       const words = kernel === 'matmul' ? `${describe(args)}: ${device.matmul.lastRoute}` : ''
       calls.push({ kernel: kernel + words, start: begin, end })
+      return answer
     }
   }
   const single = stepOf()

@@ -1,8 +1,8 @@
 // Training steps on a GPU beside PyTorch at its best: the same initial weights, the same fresh random tokens every step,
-// AdamW (lr 3e-4, betas 0.9 and 0.999, decay 0.01 on matrices and embeddings, none on norms and biases), clipping at 1.
+// AdamW (lr 3e-4 or --lr, betas 0.9 and 0.999, decay 0.01 on matrices and embeddings, none on norms and biases), clipping at 1.
 // Losses of both, tokens/s (median of the steps after the tenth), memory, model FLOP utilisation.
-//   node bench/gpu/train-step.ts 124M-32 1.3B-8 [--variants default,chunked,reduce-overhead,max-autotune] [--steps 50]
-//     [--micro 16] [--recompute none] [--precision bf16] [--fp8-scaling tensor] [--python python3] [--torch-only]
+//   node bench/gpu/train-step.ts 124M-32 1.3B-8 [--variants default,chunked,reduce-overhead,max-autotune] [--steps 50] [--lr 3e-4]
+//     [--micro 16] [--recompute none] [--recompute-layers 18] [--precision bf16] [--fp8-scaling tensor] [--python python3] [--torch-only]
 //     [--ours-only] [--device cpu]
 // A variant of PyTorch takes its compile time; --device cpu is for the tiny shapes, to try the bench itself.
 import { spawn } from 'node:child_process'
@@ -23,7 +23,6 @@ import { TrainStep } from '../../src/train/step.ts'
 import { GPU_SHAPES, type GpuShape } from './shapes.ts'
 
 const SEED = 1
-const LR = 3e-4
 const WEIGHT_DECAY = 0.01
 /** Dense bf16 peak of an H100 SXM by its data sheet. */
 const PEAK_FLOPS = 989e12
@@ -36,6 +35,8 @@ const { values, positionals } = parseArgs({
     steps: { type: 'string', default: '50' },
     micro: { type: 'string' },
     recompute: { type: 'string' },
+    'recompute-layers': { type: 'string' },
+    lr: { type: 'string', default: '3e-4' },
     precision: { type: 'string', default: 'bf16' },
     'fp8-scaling': { type: 'string', default: 'tensor' },
     python: { type: 'string', default: 'python3' },
@@ -87,6 +88,16 @@ function modelOf(config: Gpt2Config | LlamaConfig): Gpt2 | Llama {
   return config.modelType === 'gpt2' ? new Gpt2(config) : new Llama(config)
 }
 
+/** As the options say, or the shape. */
+function recomputeOf(shape: GpuShape): { recompute: Recompute; recomputeLayers?: number | undefined } {
+  const layers = values['recompute-layers']
+  if (values.recompute === undefined && layers === undefined) {
+    return { recompute: shape.recompute, recomputeLayers: shape.recomputeLayers }
+  }
+  const recompute = (values.recompute ?? shape.recompute) as Recompute
+  return { recompute, recomputeLayers: layers === undefined ? undefined : Number(layers) }
+}
+
 async function timeOurs(shape: GpuShape): Promise<Timing> {
   const { config, seqLen, batchSize } = shape
   const microBatchSize = values.micro === undefined ? shape.microBatchSize : Number(values.micro)
@@ -94,7 +105,7 @@ async function timeOurs(shape: GpuShape): Promise<Timing> {
   const fp8Scaling = values['fp8-scaling'] as NonNullable<CudaOptions['fp8Scaling']>
   const device = values.device === 'cpu' ? await openDevice('cpu') : await openDevice('cuda', { precision, fp8Scaling })
   const options = {
-    recompute: (values.recompute ?? shape.recompute) as Recompute,
+    ...recomputeOf(shape),
     dropout: 0,
     streams: new DropoutStreams(SEED),
     hasDocuments: false,
@@ -112,12 +123,13 @@ async function timeOurs(shape: GpuShape): Promise<Timing> {
   let startSeconds = 0
   for (const [i, batch] of batches.entries()) {
     const start = performance.now()
-    losses.push(await trainStep.run(batch, batchSize * seqLen, { lr: LR, step: i + 1, gradClip: 1 }))
+    losses.push(await trainStep.run(batch, batchSize * seqLen, { lr: Number(values.lr), step: i + 1, gradClip: 1 }))
     ms.push(performance.now() - start)
     // performance.now() counts from the start of the process.
     if (i === 0) startSeconds = performance.now() / 1000
   }
-  const recomputed = options.recompute === 'none' ? '' : `, recompute ${options.recompute}`
+  const layers = options.recomputeLayers === undefined ? '' : ` in ${options.recomputeLayers} layers`
+  const recomputed = options.recompute === 'none' ? '' : `, recompute ${options.recompute}${layers}`
   const type = precision === 'fp8' ? `fp8 by ${fp8Scaling}` : precision
   const variant = `trainyard ${type}, ${batchSize / microBatchSize} x ${microBatchSize}${recomputed}`
   const timing = { variant, version: process.versions.node, losses, ms, startSeconds }
@@ -150,7 +162,7 @@ async function runTorch({ config, seqLen, batchSize }: GpuShape): Promise<Timing
     seq: seqLen,
     steps,
     seed: SEED,
-    lr: LR,
+    lr: values.lr,
     'weight-decay': WEIGHT_DECAY,
   }
   const flags = Object.entries(numbers).flatMap(([name, value]) => [`--${name}`, String(value)])
@@ -228,9 +240,11 @@ async function compare(name: string): Promise<void> {
   const timings: Timing[] = []
   if (!values['torch-only']) {
     const words = [import.meta.filename, '--child', name, '--steps', values.steps, '--precision', values.precision]
-    words.push('--fp8-scaling', values['fp8-scaling'])
+    words.push('--fp8-scaling', values['fp8-scaling'], '--lr', values.lr)
     const micro = values.micro === undefined ? [] : ['--micro', values.micro]
-    const recompute = values.recompute === undefined ? [] : ['--recompute', values.recompute]
+    const recompute = (['recompute', 'recompute-layers'] as const).flatMap((name) =>
+      values[name] === undefined ? [] : [`--${name}`, values[name]],
+    )
     timings.push(...(await run(process.execPath, [...words, ...micro, ...recompute, '--device', values.device])))
   }
   if (!values['ours-only']) timings.push(...(await runTorch(shape)))

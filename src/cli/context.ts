@@ -1,9 +1,10 @@
-// The RunContext of the command line: standard streams, the environment, Ctrl-C. The one place besides main.ts that
-// touches `process`.
+// The RunContext of the command line: standard streams, the environment, Ctrl-C. The one place besides main.ts and
+// working-folder.ts that touches `process`.
 import { fileURLToPath } from 'node:url'
 import type { InterruptScope, LiveView, RecipeCatalog, RunContext } from '../config/context.ts'
 import { type Display, liveOnPipe, liveOnTerminal } from './live.ts'
 import { openPrompter } from './prompt.ts'
+import { workingFolder } from './working-folder.ts'
 
 const COLUMNS_WITHOUT_TERMINAL = 100
 /** 128 + SIGINT, what shells expect of an interrupted program. */
@@ -50,7 +51,7 @@ export function openContext(recipes: RecipeCatalog): { context: RunContext; clos
   }
 
   const context: RunContext = {
-    cwd: process.cwd(),
+    cwd: workingFolder(),
     env,
     recipes,
     program: [process.execPath, fileURLToPath(new URL('../../tools/trainyard.mjs', import.meta.url))],

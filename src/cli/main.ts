@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { ConfigError, TrainyardError } from '../core/errors.ts'
 import { pad } from '../display/text.ts'
 import { catalog, matchVerb, subVerbs, verbs } from './verbs.ts'
+import { workingFolder } from './working-folder.ts'
 
 const EXIT_FAILED = 1
 const EXIT_USAGE = 2
@@ -53,7 +54,7 @@ async function runVerb(name: string, argv: readonly string[]): Promise<number> {
     const { recipeHelp } = await import('../config/help.ts')
     return print(recipeHelp(recipe, process.stdout.columns))
   }
-  const files = flags.configFiles.map((file) => readConfigFile(file, process.cwd()))
+  const files = flags.configFiles.map((file) => readConfigFile(file, workingFolder()))
   const config = resolveConfig(name, recipe.config, [...files, { source: 'flags', values: flags.values }])
   if (flags.printConfig) return print(JSON.stringify(config, null, 2))
 

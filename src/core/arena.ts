@@ -39,7 +39,7 @@ export interface ParameterArena {
   readonly weights: Tensor
   /** The weights in the device's floatDtype, where that is another: what ops read. */
   readonly working: Tensor | undefined
-  /** Same layout as `weights`; made by `allocateGradients`, absent in frozen arenas. */
+  /** Same layout as `weights`, in `gradientDtype`; made by `allocateGradients`, absent in frozen arenas. */
   gradients: Tensor | undefined
 }
 
@@ -108,27 +108,45 @@ function point(segment: Segment, weights: Tensor, working: Tensor | undefined): 
 }
 
 /**
+ * dtype of an arena's gradients. In a step of one micro-batch the gradient of a matrix is one product of bf16 factors,
+ * summed in f32 inside it: it is rounded to bf16 once, as PyTorch's autocast does, and nothing is added to it later.
+ * Gradients that are summed (micro-batches, embeddings and heads, norms and biases), and those of f16, whose range is
+ * too short, are in the masters' dtype.
+ */
+function gradientDtype({ key, weights: { device } }: ParameterArena, isLater: boolean): Dtype {
+  const isOneProduct = isLater && key.optimizerKind === 'matrix' && device.fp8 === undefined
+  return isOneProduct && device.floatDtype === 'bf16' ? 'bf16' : device.masterDtype
+}
+
+/**
  * Gives every trainable arena its gradient buffer (zeros) and points the parameters' gradients into it.
- * @param isLater  the buffers of arenas without padding come later (gradientStorages)
+ * @param isLater  a step is one micro-batch, and the buffers of arenas without padding come later (gradientStorages)
  */
 export function allocateGradients(arenas: readonly ParameterArena[], isLater = false): void {
   for (const arena of arenas) {
     if (!arena.key.isTrainable || arena.gradients !== undefined) continue
     const { device } = arena.weights
+    const dtype = gradientDtype(arena, isLater)
+    // The reference keeps everything in f64, whatever it is called.
+    const ownDtype = dtype === 'f64' ? 'f32' : dtype
     if (isLater && !isPadded(arena)) {
-      const storage = new Storage(device, arena.length * device.itemBytes(device.masterDtype))
-      arena.gradients = new Tensor([arena.length], device.masterDtype, storage)
+      const storage = new Storage(device, arena.length * device.itemBytes(dtype))
+      arena.gradients = new Tensor([arena.length], dtype, storage)
       for (const { parameter, length } of arena.segments) {
-        const own = new Storage(device, length * device.itemBytes(device.masterDtype))
-        parameter.gradient = new Tensor(parameter.shape, 'f32', own)
+        const own = new Storage(device, length * device.itemBytes(dtype))
+        parameter.gradient = new Tensor(parameter.shape, ownDtype, own)
         parameter.hasGradient = false
       }
       continue
     }
-    arena.gradients = standaloneTensor(device, [arena.length], device.masterDtype)
+    arena.gradients = standaloneTensor(device, [arena.length], dtype)
     device.kernels.fill(arena.gradients, 0)
     for (const segment of arena.segments) {
-      segment.parameter.gradient = new Tensor(segment.parameter.shape, 'f32', sharedStorage(arena.gradients, segment))
+      segment.parameter.gradient = new Tensor(
+        segment.parameter.shape,
+        ownDtype,
+        sharedStorage(arena.gradients, segment),
+      )
       segment.parameter.hasGradient = false
     }
   }

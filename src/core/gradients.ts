@@ -20,6 +20,8 @@ export class Gradients {
   readonly #usesOf: (tensor: Tensor) => number
   /** Tensors whose gradient has been summed over rows already, into that of the bias that made them. */
   readonly #summed = new Set<Tensor>()
+  /** Tensors whose gradient is made as that of the input of the in-place op that made them. */
+  readonly #anticipated = new Set<Tensor>()
 
   /** @param usesOf  how many contributions the gradient of a tensor gets at most; with 0 nothing is known of it */
   constructor(needs: (tensor: Tensor) => boolean, usesOf: (tensor: Tensor) => number = () => 0) {
@@ -111,6 +113,21 @@ export class Gradients {
   /** Whether the gradient of the bias that made `out` has been made along with that of `out`. */
   hasRowSums(out: Tensor): boolean {
     return this.#summed.has(out)
+  }
+
+  /**
+   * For a kernel that makes the whole gradient of `root` through `views` of it, and can make that of the input of the
+   * in-place op behind it instead: false if others contribute too.
+   */
+  anticipate(root: Tensor, views: number): boolean {
+    if (this.#states.has(root) || this.#usesOf(root) !== views) return false
+    this.#anticipated.add(root)
+    return true
+  }
+
+  /** Whether the gradient of an in-place op's `out` is that of its input already. */
+  isAnticipated(out: Tensor): boolean {
+    return this.#anticipated.has(out)
   }
 
   /** Forgets a gradient that has been consumed. */

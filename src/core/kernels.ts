@@ -55,6 +55,11 @@ export interface AttentionOptions {
   softcap?: number
   /** [Tq + Tk - 1, H], added to the (capped) score of query i and key j in head h: row j - i + Tq - 1, column h. */
   bias?: Tensor
+  /**
+   * Rope has turned q and k, and the backward turns dq and dk back by these: positions i32 [B, T] (Tq = Tk), tables as in
+   * `rope`. Only where `unrotatesAttention` says so.
+   */
+  unrotate?: { positions: Tensor; cos: Tensor; sin: Tensor }
 }
 
 export type CachedAttentionOptions = Pick<AttentionOptions, 'numHeads' | 'numKeyValueHeads' | 'headDim' | 'scale'>
@@ -237,6 +242,8 @@ export interface Kernels {
     options: AttentionOptions,
     dBias?: Tensor,
   ): void
+  /** Whether `attentionBackward` would do `unrotate` of these options on its way; absent where it never does. */
+  unrotatesAttention?(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): boolean
 
   /**
    * losses f32 [rows] = logsumexp(logits row) - logits[target], 0 where target is -1. With `scalars`, logits

@@ -42,6 +42,8 @@ export interface TapeOptions {
   /** Memory of the step; by default an arena of the device that grows once and is reused. */
   allocator?: Allocator
   recompute?: Recompute
+  /** How many blocks forget, from the first; default all. */
+  recomputeBlocks?: number | undefined
   onOp?: OpObserver
   /** False records nothing: inference in a scope of its own. */
   record?: boolean
@@ -49,7 +51,8 @@ export interface TapeOptions {
 
 export class Tape implements Disposable {
   readonly device: Device
-  readonly recompute: Recompute
+  readonly #recompute: Recompute
+  readonly #recomputeBlocks: number
   readonly #entries: TapeEntry[] = []
   readonly #allocator: Allocator
   #ownArena: GrowingArena | undefined
@@ -59,12 +62,14 @@ export class Tape implements Disposable {
   /** How many inputs of recorded ops are a tensor or views of it: as many contributions its gradient may get. */
   readonly #uses = new Map<Tensor, number>()
   #blockStart = -1
+  #blockCount = 0
   #isActive = false
 
   /** Starts recording at once: `using tape = new Tape(device)` ends with the enclosing block. */
   constructor(device: Device, options: TapeOptions = {}) {
     this.device = device
-    this.recompute = options.recompute ?? 'none'
+    this.#recompute = options.recompute ?? 'none'
+    this.#recomputeBlocks = options.recomputeBlocks ?? Number.POSITIVE_INFINITY
     this.#onOp = options.onOp
     this.#isRecording = options.record ?? true
     if (options.allocator !== undefined) {
@@ -132,10 +137,16 @@ export class Tape implements Disposable {
     return this.#isRecording
   }
 
+  /** What the block that is recorded now forgets. */
+  get recompute(): Recompute {
+    return this.#blockCount > this.#recomputeBlocks ? 'none' : this.#recompute
+  }
+
   /** Runs a block of the model whose activations are subject to the recomputation policy. */
   block(body: () => Tensor): Tensor {
     invariant(this.#blockStart < 0, 'blocks do not nest')
     this.#blockStart = this.#entries.length
+    this.#blockCount++
     const start = this.#blockStart
     try {
       const result = body()

@@ -3,11 +3,13 @@
 // position are attributes of one op.
 import { emptyTensor } from '../core/allocator.ts'
 import { ShapeError } from '../core/errors.ts'
+import type { Gradients } from '../core/gradients.ts'
 import type { AttentionOptions } from '../core/kernels.ts'
 import type { Op } from '../core/op.ts'
 import { apply } from '../core/tape.ts'
 import { expectShape, show, type Tensor } from '../core/tensor.ts'
 import { cost, NO_COST } from './common.ts'
+import { rotationOf } from './rope.ts'
 
 type Inputs = { q: Tensor; k: Tensor; v: Tensor; docStart: Tensor | undefined; bias: Tensor | undefined }
 type Outputs = { out: Tensor; lse: Tensor }
@@ -15,6 +17,14 @@ type Attributes = Omit<AttentionOptions, 'docStart' | 'bias'>
 
 function options({ docStart, bias }: Inputs, attributes: Attributes): AttentionOptions {
   return { ...attributes, ...(docStart && { docStart }), ...(bias && { bias }) }
+}
+
+/** Asks the backward to undo the rotation of q and k where that spares a pass over their gradients. */
+function withRotation({ q, k, v }: Inputs, all: AttentionOptions, gradients: Gradients): AttentionOptions {
+  const unrotate = rotationOf(q, k, all)
+  if (unrotate === undefined || !q.device.kernels.unrotatesAttention?.(q, k, v, { ...all, unrotate })) return all
+  const views = v.base === q.base ? 3 : 2
+  return gradients.anticipate(q.base!, views) ? { ...all, unrotate } : all
 }
 
 /** Query-key pairs that the mask allows, without documents (which only remove some). */
@@ -45,7 +55,7 @@ export const attentionOp: Op<Inputs, Outputs, Attributes> = {
     const { out, lse } = outputs
     const dOut = gradients.of(out)
     const delta = emptyTensor(q.device, lse.shape, lse.dtype, 'workspace')
-    const all = options(inputs, attributes)
+    const all = withRotation(inputs, options(inputs, attributes), gradients)
     const write = (dBias?: Tensor): void =>
       gradients.overwrite(q, (dq) =>
         gradients.overwrite(k, (dk) =>

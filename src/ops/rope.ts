@@ -1,6 +1,7 @@
 // rope: rotary position embedding on the leading heads of a row (q and k of a fused qkv), in place.
 import { ShapeError } from '../core/errors.ts'
-import type { Op } from '../core/op.ts'
+import type { AttentionOptions } from '../core/kernels.ts'
+import type { Op, TapeEntry } from '../core/op.ts'
 import { apply } from '../core/tape.ts'
 import { show, type Tensor } from '../core/tensor.ts'
 import { cost, NO_COST } from './common.ts'
@@ -20,7 +21,9 @@ export const ropeOp: Op<Inputs, Outputs, Attributes> = {
   backwardInput({ inputs, outputs, attributes }, gradients) {
     const dOut = gradients.of(outputs.out)
     const { x, positions, cos, sin } = inputs
-    x.device.kernels.rope(dOut, dOut, positions, cos, sin, { ...attributes, inverse: true })
+    if (!gradients.isAnticipated(outputs.out)) {
+      x.device.kernels.rope(dOut, dOut, positions, cos, sin, { ...attributes, inverse: true })
+    }
     gradients.pass(x, dOut)
   },
   isCheap: false,
@@ -29,6 +32,24 @@ export const ropeOp: Op<Inputs, Outputs, Attributes> = {
     const once = { flops: 3 * rotated, bytes: 2 * rotated * x.device.itemBytes(x.dtype) + cost(0, positions).bytes }
     return { forward: once, backwardInput: once, backwardWeight: NO_COST }
   },
+}
+
+/**
+ * What a backward needs that turns the gradients of q and k back itself: absent unless q and k are just what one rope has
+ * turned. The gradient of what that rope made has to be anticipated then.
+ */
+export function rotationOf(
+  q: Tensor,
+  k: Tensor,
+  { numHeads, numKeyValueHeads, headDim }: Omit<AttentionOptions, 'docStart' | 'bias'>,
+): AttentionOptions['unrotate'] {
+  const root = q.base
+  const producer = root?.producer as TapeEntry<Inputs, Outputs, Attributes> | undefined
+  if (root === undefined || k.base !== root || producer?.op !== ropeOp) return undefined
+  const { attributes, inputs } = producer
+  const isAll = attributes.numHeads === numHeads + numKeyValueHeads && attributes.headDim === headDim
+  if (!isAll || q.offset !== root.offset || k.offset !== root.offset + numHeads * headDim) return undefined
+  return { positions: inputs.positions, cos: inputs.cos, sin: inputs.sin }
 }
 
 /**

@@ -54,6 +54,11 @@ export function findDevice(name: string): DeviceSpec {
   )
 }
 
+/** The device with less memory. @param limitBytes  of it that may be taken; undefined for all */
+export function limitMemory(device: DeviceSpec, limitBytes: number | undefined): DeviceSpec {
+  return { ...device, memoryBytes: Math.min(device.memoryBytes, limitBytes ?? device.memoryBytes) }
+}
+
 /** FLOP/s of dense products, and the format that the device's units compute them in. */
 export interface ProductPeak {
   readonly format: Precision

@@ -1,9 +1,8 @@
 // trainyard plan layout: how to divide a training over a cluster: the fastest layout that fits, why, and what failures,
 // electricity and rent make of the whole run.
-import { existsSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { z } from 'zod'
-import { findModelFolder } from '../checkpoint/model-folder.ts'
 import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
 import { ConfigError } from '../core/errors.ts'
@@ -11,7 +10,7 @@ import { formatCount, formatDuration } from '../display/format.ts'
 import { type Architecture, countParameters } from '../plan/architecture.ts'
 import { costLines, costOf } from '../plan/cost/cost.ts'
 import { readPrices } from '../plan/cost/prices.ts'
-import { architectureOf, readArchitecture } from '../plan/hf-architecture.ts'
+import { findDevice, limitMemory } from '../plan/devices.ts'
 import { explain } from '../plan/layout/explain.ts'
 import { bestGoodput, clusterMtbf, type Goodput } from '../plan/layout/goodput.ts'
 import type { Layout } from '../plan/layout/layout.ts'
@@ -29,16 +28,14 @@ import { modernSoftware } from '../plan/layout/software.ts'
 import { estimateStep } from '../plan/layout/step.ts'
 import { timelineSvg } from '../plan/layout/timeline-svg.ts'
 import { OPTIMIZERS, PRECISIONS } from '../plan/precision.ts'
-import { demandPreset, findPreset } from '../plan/presets.ts'
 import { TOKENS_PER_PARAMETER } from '../plan/verdict.ts'
-import { modelConfig, modelFromDepth } from '../train/settings.ts'
+import { memoryLimitBytes, memoryLimitField } from './memory-field.ts'
+import { findSubject } from './plan-subject.ts'
 
 const whole = z.number().int().min(1)
 const names = <T extends string>(table: Readonly<Record<T, unknown>>) => Object.keys(table) as [T, ...T[]]
 const pinned = (describe: string) => field(whole.optional(), { describe: `${describe}; default: searched` })
 const YEAR_HOURS = 8760
-/** Of models by depth. */
-const OWN_VOCAB_SIZE = 32768
 /** A run of which less becomes progress is none. */
 const LEAST_GOODPUT = 0.001
 
@@ -60,6 +57,7 @@ const config = z.object({
     unit: 'GB/s',
     example: 50,
   }),
+  memoryLimit: memoryLimitField('of each device'),
   tokens: field(z.number().positive().optional(), {
     describe: `tokens of training; default those of the published run, else ${TOKENS_PER_PARAMETER} a parameter`,
     unit: 'tokens',
@@ -141,7 +139,7 @@ export default defineRecipe({
     const { model, seqLen, tokens } = subjectOf(options, context.cwd)
     const gigabytes = (value: number | undefined): number | undefined => (value === undefined ? undefined : value * 1e9)
     const on = cluster({
-      device: options.device,
+      device: limitMemory(findDevice(options.device), memoryLimitBytes(options.memoryLimit)),
       devices: options.devices,
       devicesPerNode: options.devicesPerNode,
       linkBandwidth: gigabytes(options.linkBandwidth),
@@ -215,31 +213,11 @@ function goodputOf({ checkpointSeconds, restartSeconds }: Config, mtbfSeconds: n
   )
 }
 
-interface Subject {
-  readonly architecture: Architecture
-  readonly seqLen?: number | undefined
-  readonly tokens?: number | undefined
-}
-
 function subjectOf(options: Config, cwd: string): { model: Architecture; seqLen: number; tokens: number } {
-  const { architecture: model, ...known } = findSubject(options, cwd)
+  const { model, ...known } = findSubject('plan layout', options.model, cwd, { seqLen: options.seqLen })
   const seqLen = options.seqLen ?? known.seqLen ?? Math.min(2048, model.maxPositionEmbeddings)
   const tokens = options.tokens ?? known.tokens ?? TOKENS_PER_PARAMETER * countParameters(model).active
   return { model, seqLen, tokens }
-}
-
-/** A published model, pretrain's own by its depth, or what a folder describes. */
-function findSubject({ model: name, seqLen = 2048 }: Config, cwd: string): Subject {
-  const depth = /^depth[- ]?(\d+)$/.exec(name)
-  if (depth !== null) {
-    const config = modelConfig(modelFromDepth(Number(depth[1]), seqLen), { vocabSize: OWN_VOCAB_SIZE })
-    return { architecture: architectureOf(config, `depth ${depth[1]}`), seqLen }
-  }
-  const preset = findPreset(name)
-  if (preset !== undefined) return preset
-  const path = resolve(cwd, name)
-  if (!existsSync(path)) return demandPreset(name)
-  return { architecture: readArchitecture(path.endsWith('.json') ? path : findModelFolder(path).folder) }
 }
 
 function pinsOf(options: Config): Partial<Layout> {

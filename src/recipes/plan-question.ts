@@ -1,21 +1,16 @@
 // The options of `plan`, and the question that they ask: which model, how it is cut over devices, on how many tokens.
-import { existsSync } from 'node:fs'
-import { resolve } from 'node:path'
 import { z } from 'zod'
-import { type HfConfig, readHfConfig } from '../checkpoint/hf-config.ts'
-import { findModelFolder } from '../checkpoint/model-folder.ts'
 import { field } from '../config/field.ts'
 import { ConfigError } from '../core/errors.ts'
-import { type Architecture, architecture, countParameters } from '../plan/architecture.ts'
-import type { DeviceSpec } from '../plan/devices.ts'
-import { architectureOf, readArchitecture } from '../plan/hf-architecture.ts'
+import { type Architecture, countParameters } from '../plan/architecture.ts'
+import { type DeviceSpec, limitMemory } from '../plan/devices.ts'
 import { checkParallelism, deviceCount, ONE_DEVICE, type Parallelism } from '../plan/parallel.ts'
 import { FROZEN_BITS, OPTIMIZERS, PRECISIONS } from '../plan/precision.ts'
-import { demandPreset, findPreset } from '../plan/presets.ts'
 import { TOKENS_PER_PARAMETER } from '../plan/verdict.ts'
 import { ASSUMED_UTILIZATION, type Question } from '../plan/what-if.ts'
-import { modelConfig, modelFromDepth } from '../train/settings.ts'
 import type { DeviceRates } from '../train/step-time.ts'
+import { memoryLimitBytes, memoryLimitField } from './memory-field.ts'
+import { findSubject, type Subject } from './plan-subject.ts'
 
 const whole = z.number().int().min(1)
 /** Of fine-tuning, which has no optimum by size. */
@@ -55,6 +50,7 @@ export const config = z.object({
     example: 'a100',
   }),
   devices: field(whole.default(1), { describe: 'how many' }),
+  memoryLimit: memoryLimitField('of each device'),
   mfu: field(z.number().optional(), {
     describe: `part of the peak that does useful products; default ${ASSUMED_UTILIZATION}, less recomputation and pipeline bubble; on cpu by measurement`,
     example: ASSUMED_UTILIZATION,
@@ -103,13 +99,6 @@ export interface PlanDevice {
   readonly rates?: DeviceRates | undefined
 }
 
-interface Subject {
-  readonly model: Architecture
-  readonly ownConfig?: HfConfig
-  readonly tokens?: number | undefined
-  readonly seqLen?: number
-}
-
 /** What `plan` is asked of a device. @throws ConfigError for what cannot be */
 export function questionOf(options: Config, { device, rates }: PlanDevice, cwd: string): Question {
   const subject = subjectOf(options, cwd)
@@ -130,7 +119,7 @@ export function questionOf(options: Config, { device, rates }: PlanDevice, cwd: 
     seqLen,
     microBatchSize,
     microBatches: batchTokens / perMicroBatch,
-    device,
+    device: limitMemory(device, memoryLimitBytes(options.memoryLimit)),
     rates,
     mfu: options.mfu,
     precision: options.precision,
@@ -163,7 +152,6 @@ function parallelismOf(options: Config, model: Architecture, seqLen: number): Pa
   return { ...cuts, data: devices / perCopy }
 }
 
-/** Preset, folder, or a model of pretrain's by its depth; sizes given apart win. */
 function subjectOf(options: Config, cwd: string): Subject {
   const { hiddenSize, intermediateSize, numHiddenLayers, numAttentionHeads, numKeyValueHeads, headDim, vocabSize } =
     options
@@ -177,58 +165,5 @@ function subjectOf(options: Config, cwd: string): Subject {
     vocabSize,
   }
   const sizes = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
-  const isChanged = Object.keys(sizes).length > 0
-  const depth = /^depth[- ]?(\d+)$/.exec(options.model)
-  if (depth !== null) return ownModel(Number(depth[1]), options, sizes)
-  const preset = findPreset(options.model)
-  if (preset === undefined) {
-    const named = resolve(cwd, options.model)
-    if (!existsSync(named)) {
-      if (!/\/|\.json$/.test(options.model)) return { model: demandPreset(options.model).architecture }
-      throw new ConfigError(
-        `plan: expected a folder with a config.json, or the file itself, got ${JSON.stringify(options.model)}, which is not there`,
-      )
-    }
-    const path = named.endsWith('.json') ? named : findModelFolder(named).folder
-    const model = readArchitecture(path)
-    if (isChanged) return { model: changed(model, sizes) }
-    return { model, ...ownConfigOf(path) }
-  }
-  const { architecture: model, tokens, seqLen } = preset
-  return isChanged ? { model: changed(model, sizes), seqLen } : { model, tokens, seqLen }
-}
-
-function changed(model: Architecture, sizes: Partial<Architecture>): Architecture {
-  const { headDim, numKeyValueHeads, ...rest } = model
-  const heads = { ...rest, ...sizes }
-  const isSplit =
-    sizes.headDim === undefined && (sizes.hiddenSize !== undefined || sizes.numAttentionHeads !== undefined)
-  const kvHeads = sizes.numAttentionHeads === undefined ? numKeyValueHeads : sizes.numAttentionHeads
-  return architecture({
-    ...heads,
-    name: `${model.name}, changed`,
-    numKeyValueHeads: sizes.numKeyValueHeads ?? kvHeads,
-    ...(!isSplit && { headDim: sizes.headDim ?? headDim }),
-  })
-}
-
-/** Vocabulary of models by depth where none is given. */
-const OWN_VOCAB_SIZE = 32768
-
-function ownModel(depth: number, options: Config, sizes: Record<string, number | undefined>): Subject {
-  if (depth === 0) throw new ConfigError('plan: a model by its depth has at least one layer, got depth-0; try depth-4')
-  const seqLen = options.seqLen ?? 2048
-  const { vocabSize = OWN_VOCAB_SIZE, ...model } = sizes
-  const ownConfig = modelConfig(modelFromDepth(depth, seqLen, model), { vocabSize })
-  return { model: architectureOf(ownConfig, `depth ${depth}`), ownConfig, seqLen }
-}
-
-/** Where Trainyard can build what the folder describes. */
-function ownConfigOf(path: string): { ownConfig?: HfConfig } {
-  try {
-    return { ownConfig: readHfConfig(path) }
-  } catch (error) {
-    if (error instanceof ConfigError) return {}
-    throw error
-  }
+  return findSubject('plan', options.model, cwd, { seqLen: options.seqLen, sizes })
 }

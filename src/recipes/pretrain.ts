@@ -21,6 +21,7 @@ import { runSession, speedSentence } from '../train/session.ts'
 import { type ModelSettings, modelConfig, modelFromDepth, type RunSettings } from '../train/settings.ts'
 import { describeLastStep } from '../train/spike.ts'
 import { deviceFields, measuredPeakOf, measuredSpeedOf, numericsOf, openChosenDevice } from './device-fields.ts'
+import { memoryLimitBytes, memoryLimitField } from './memory-field.ts'
 
 const whole = z.number().int().min(1)
 /** As in checkpoints: objects are made for every layer before the run is planned. */
@@ -91,6 +92,9 @@ const config = z.object({
   recompute: field(z.enum(['none', 'selective', 'full']).default('none'), {
     describe: 'activations to forget and compute again: saves memory, costs time',
   }),
+  recomputeLayers: field(z.number().int().positive().optional(), {
+    describe: 'layers that forget, from the first; all without it',
+  }),
   evalEverySteps: field(z.number().int().min(0).default(100), {
     describe: 'validate this often, 0 only at the end',
     unit: 'steps',
@@ -126,6 +130,7 @@ const config = z.object({
   }),
   seed: field(z.number().int().min(0).default(42), { describe: 'of initialisation, dropout and data order' }),
   ...deviceFields,
+  memoryLimit: memoryLimitField('of the process, or with cuda of the card'),
   lossScaling: field(z.enum(['auto', 'none', 'static', 'dynamic']).default('auto'), {
     describe: 'gradients made larger for small floats; auto: dynamic for f16, else none',
   }),
@@ -155,6 +160,7 @@ const HARMLESS = [
   'keepBest',
   'asyncSave',
   'threads',
+  'memoryLimit',
 ]
 
 export default defineRecipe({
@@ -217,6 +223,7 @@ export default defineRecipe({
       numerics: numericsOf(device),
       initFrom: source,
       asyncSave,
+      memoryLimitBytes: memoryLimitBytes(options.memoryLimit),
     })
     const { replay, ...saved } = options
     const goesOn = options.resume || replay !== undefined
@@ -324,8 +331,15 @@ function stepsOf(options: Config, dataset: TokenDataset, config: HfConfig): numb
 function resolveSettings(options: Config, model: ModelSettings, maxSteps: number): RunSettings {
   const { seqLen, batchTokens, microBatchSize, packing, seed, dropout, recompute, gradClip, lr } = options
   const lossScaling = lossScalingOf(options)
+  const { recomputeLayers } = options
+  if (recomputeLayers !== undefined && recompute === 'none') {
+    throw new ConfigError(
+      `pretrain: recomputeLayers ${recomputeLayers} needs recompute selective or full, got none: add --recompute selective`,
+    )
+  }
   return {
     ...(lossScaling && { lossScaling }),
+    ...(recomputeLayers !== undefined && { recomputeLayers }),
     model,
     seqLen,
     batchTokens,

@@ -10,6 +10,8 @@ export interface FitShape {
   /** Smaller: the same step in more micro-batches. */
   readonly microBatchSize: number
   readonly recompute: Recompute
+  /** How many layers recompute, from the first; absent: all. */
+  readonly recomputeLayers?: number | undefined
   /** False: training waits while a checkpoint is written, and no copy of the state is needed. */
   readonly asyncSave: boolean
 }
@@ -22,6 +24,8 @@ export interface Need {
   readonly neededBytes: number
   readonly parts: string
   readonly limitBytes: number
+  /** The option that set the limit, if one did. */
+  readonly limitedBy?: string
   /** What else would help. */
   readonly advice?: string
 }
@@ -45,9 +49,9 @@ export function cheapestFit(
   for (let seqLen = shape.seqLen; seqLen === shape.seqLen || seqLen >= LEAST_SEQ_LEN; seqLen = Math.floor(seqLen / 2)) {
     if (batchTokens % seqLen !== 0) continue
     const sizes = divisors(batchTokens / seqLen).filter((size) => size <= shape.microBatchSize)
-    for (const recompute of RECOMPUTE.slice(RECOMPUTE.indexOf(shape.recompute))) {
+    for (const policy of policiesFrom(shape)) {
       for (const asyncSave of shape.asyncSave ? [true, false] : [false]) {
-        const candidate = (microBatchSize: number): FitShape => ({ seqLen, microBatchSize, recompute, asyncSave })
+        const candidate = (microBatchSize: number): FitShape => ({ seqLen, microBatchSize, ...policy, asyncSave })
         const falling = sizes.toReversed()
         // Where not even the smallest fits, only the largest may: a step of one micro-batch can need less for gradients.
         const tried = bytesOf(candidate(sizes[0]!)) > limitBytes ? falling.slice(0, 1) : falling
@@ -61,9 +65,20 @@ export function cheapestFit(
   return undefined
 }
 
+/** That of the shape, the same in all layers, and those that save more; the cheapest first. */
+function policiesFrom({ recompute, recomputeLayers }: FitShape): Pick<FitShape, 'recompute' | 'recomputeLayers'>[] {
+  const wider = RECOMPUTE.slice(RECOMPUTE.indexOf(recompute)).map((recompute) => ({ recompute }))
+  return recomputeLayers === undefined ? wider : [{ recompute, recomputeLayers }, ...wider]
+}
+
 /** Rising. */
 function divisors(count: number): number[] {
   return Array.from({ length: count }, (_, i) => i + 1).filter((size) => count % size === 0)
+}
+
+/** What advice leaves free of a limit, where it can: the next process of this program takes up to 12 MiB more or less. */
+function spareOf(limitBytes: number): number {
+  return Math.max(0.01 * limitBytes, 16 * 2 ** 20)
 }
 
 /** @throws ConfigError that says what is needed, what is there, and the cheapest change that fits */
@@ -73,15 +88,16 @@ export function refuse(
   memory: Need,
   bytesOf: (candidate: FitShape) => number,
 ): never {
-  const { what, whose, neededBytes, parts, limitBytes } = memory
-  const fit = cheapestFit(shape, batchTokens, limitBytes, bytesOf)
+  const { what, whose, neededBytes, parts, limitBytes, limitedBy } = memory
+  const fitIn = (bytes: number) => cheapestFit(shape, batchTokens, bytes, bytesOf)
+  const fit = fitIn(limitBytes - spareOf(limitBytes)) ?? fitIn(limitBytes)
   const advice =
     fit === undefined
       ? 'no micro-batch, recomputation or sequence length makes it fit: take a smaller model, as with a lower --depth'
       : `the cheapest change that fits is ${flags(shape, fit.shape)} (${formatBytes(fit.bytes)})`
   const more = memory.advice === undefined ? '' : `, ${memory.advice}`
   throw new ConfigError(
-    `pretrain: the run needs ${formatBytes(neededBytes)} of ${what} (${parts}), ${whose} can have ${formatBytes(limitBytes)}; ${advice}${more}`,
+    `pretrain: the run needs ${formatBytes(neededBytes)} of ${what} (${parts}), ${whose} can have ${formatBytes(limitBytes)}${limitedBy === undefined ? '' : ` (${limitedBy})`}; ${advice}${more}`,
   )
 }
 
@@ -92,6 +108,7 @@ function flags(from: FitShape, to: FitShape): string {
     to.microBatchSize !== from.microBatchSize && `--micro-batch-size ${to.microBatchSize}`,
     to.recompute !== from.recompute && `--recompute ${to.recompute}`,
     to.asyncSave !== from.asyncSave && '--no-async-save',
+    to.recomputeLayers !== from.recomputeLayers && 'without --recompute-layers',
   ]
   return changes.filter((change) => change !== false).join(' ')
 }

@@ -54,7 +54,7 @@ export interface StepPlan {
  */
 export function planProgram(
   meta: DryRunDevice,
-  options: Pick<TapeOptions, 'recompute' | 'record'>,
+  options: Pick<TapeOptions, 'recompute' | 'recomputeBlocks' | 'record'>,
   program: (tape: Tape) => void,
   keeps: readonly ParameterArena[] = [],
 ): ProgramPlan {
@@ -112,9 +112,10 @@ export function planStep(
   const sharedGradientBytes = shared.reduce((sum, arena) => sum + arena.gradients!.storage.bytes, 0)
   const optimizerBytes = optimizer.stateBytes
   const heldBytes = parameterBytes + gradientBytes - sharedGradientBytes + optimizerBytes
+  const { recompute, recomputeLayers: recomputeBlocks } = options
   const train = (tape: Tape): void => microStep(model, batch, scalars, tape, options, true)
   return {
-    train: planProgram(meta, { recompute: options.recompute }, train, shared),
+    train: planProgram(meta, { recompute, recomputeBlocks }, train, shared),
     evaluate: planProgram(meta, { record: false }, () => evalStep(model, batch, scalars, true)),
     parameterCount: parameterCount(model),
     parameterBytes,

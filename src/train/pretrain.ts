@@ -19,7 +19,7 @@ import { materialize } from '../nn/module.ts'
 import { openMeta } from '../open.ts'
 import { Optimizer } from '../optim/optimizer.ts'
 import { learningRate } from '../optim/schedule.ts'
-import { type FitShape, refuse } from './fit.ts'
+import { type FitShape, type Need, refuse } from './fit.ts'
 import { expectFp8Used } from './fp8.ts'
 import { forecastMemory, type MemoryForecast, takenOf } from './memory.ts'
 import { arenaBytes, planStep, type StepPlan } from './plan.ts'
@@ -97,6 +97,8 @@ export class Pretraining {
    * @param options.asyncSave       checkpoints will be written while training goes on (`snapshot`), which takes a copy of
    *   the state; start the CheckpointWriter before, so that its thread counts. Default false: only `save` is used
    * @param options.availableBytes  what the process may still take; default what this machine says
+   * @param options.memoryLimitBytes  of the process, or of the card where the device has memory of its own, that may be
+   *   taken at most
    * @throws ConfigError if the run cannot fit in memory, with the cheapest change that would
    */
   static async open(options: {
@@ -109,9 +111,10 @@ export class Pretraining {
     initFrom?: string | undefined
     asyncSave?: boolean
     availableBytes?: number
+    memoryLimitBytes?: number | undefined
   }): Promise<Pretraining> {
     const { device, settings, config, dataset, asyncSave = false } = options
-    const { seqLen, batchTokens, microBatchSize, packing, seed, dropout, recompute } = settings
+    const { seqLen, batchTokens, microBatchSize, packing, seed, dropout, recompute, recomputeLayers } = settings
     checkShape(settings, config)
     expectFp8Used(createModel(config), device, microBatchSize * seqLen)
     const rowsPerStep = batchTokens / seqLen
@@ -119,7 +122,7 @@ export class Pretraining {
     loader.step(0).microBatchCount(microBatchSize)
     const rule = updateRule(settings.optimizer)
     const hasDocuments = packing === 'packed'
-    const stepOptions = { recompute, dropout, streams: new DropoutStreams(seed), hasDocuments }
+    const stepOptions = { recompute, recomputeLayers, dropout, streams: new DropoutStreams(seed), hasDocuments }
     const shape = { microBatchSize, seqLen }
     const meta = await openMeta(device)
     // Where memory is the card's own and scarce, gradients lie where activations lay, if a step has one micro-batch.
@@ -129,9 +132,10 @@ export class Pretraining {
       planStep(createModel(config), meta, change, rule, {
         ...stepOptions,
         recompute: change.recompute,
+        recomputeLayers: change.recomputeLayers,
         isWholeStep: isWhole(change),
       })
-    const wanted = { seqLen, microBatchSize, recompute, asyncSave }
+    const wanted = { seqLen, microBatchSize, recompute, recomputeLayers, asyncSave }
     const plan = planFor(wanted)
     // After the dry run, whose litter counts too, and before the run takes anything.
     const takenBytes = anonymousBytes()
@@ -139,15 +143,23 @@ export class Pretraining {
     const forecast = (change: FitShape, changed: StepPlan): MemoryForecast =>
       forecastMemory(changed, device, { ...createModel(config).shape, ...change }, baseBytes)
     const memory = forecast(wanted, plan)
-    const limitBytes = takenBytes + (options.availableBytes ?? describeMemory().availableBytes)
+    const own = device.ownMemory?.()
+    // The limit is of the memory that the model lies in.
+    const limited = (bytes: number, isOfModel: boolean): Pick<Need, 'limitBytes' | 'limitedBy'> => {
+      const { memoryLimitBytes: limit } = options
+      if (!isOfModel || limit === undefined || limit >= bytes) return { limitBytes: bytes }
+      return { limitBytes: limit, limitedBy: '--memory-limit' }
+    }
+    const available = takenBytes + (options.availableBytes ?? describeMemory().availableBytes)
+    const ofProcess = limited(available, own === undefined)
     const activations = `activations ${formatBytes(arenaBytes(plan))}`
-    if (memory.totalBytes > limitBytes) {
+    if (memory.totalBytes > ofProcess.limitBytes) {
       const parts = `${activations}, copy for checkpoints ${formatBytes(memory.stagingBytes)}`
-      const need = { what: 'memory', whose: 'this process', neededBytes: memory.totalBytes, parts, limitBytes }
+      const need = { what: 'memory', whose: 'this process', neededBytes: memory.totalBytes, parts, ...ofProcess }
       refuse(wanted, batchTokens, need, (change) => forecast(change, planFor(change)).totalBytes)
     }
-    const own = device.ownMemory?.()
-    if (own !== undefined && memory.ownTotalBytes! > own.totalBytes) {
+    const ofCard = limited(own?.totalBytes ?? Number.POSITIVE_INFINITY, true)
+    if (own !== undefined && memory.ownTotalBytes! > ofCard.limitBytes) {
       const states = `parameters, gradients and optimizer ${formatBytes(plan.parameterBytes + plan.gradientBytes - plan.sharedGradientBytes + plan.optimizerBytes)}`
       const takenOnCard = takenOf(own)
       const need = {
@@ -155,7 +167,7 @@ export class Pretraining {
         whose: device.name,
         neededBytes: memory.ownTotalBytes!,
         parts: `${activations}, ${states}, taken already ${formatBytes(takenOnCard)}`,
-        limitBytes: own.totalBytes,
+        ...ofCard,
         ...(takenOnCard > OF_ONE_PROGRAM && {
           advice: `or end other programs that hold memory of the card (nvidia-smi shows them)`,
         }),

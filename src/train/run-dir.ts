@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { isJsonObject, readJsonObject, someNames, writeContents, writeJson } from '../checkpoint/files.ts'
 import { cleanTemporary } from '../checkpoint/store.ts'
-import { ConfigError } from '../core/errors.ts'
+import { CheckpointError, ConfigError } from '../core/errors.ts'
 
 export type JsonRecord = Readonly<Record<string, unknown>>
 
@@ -55,7 +55,15 @@ export class RunDir {
   }
 
   #appendLine(name: string, record: JsonRecord): void {
-    appendFileSync(join(this.path, name), `${JSON.stringify(record)}\n`)
+    try {
+      appendFileSync(join(this.path, name), `${JSON.stringify(record)}\n`)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+      throw new CheckpointError(
+        `${this.path}: the folder of the run was removed or moved while it was written to: put it back and go on with --resume, or start the run again`,
+        { cause: error },
+      )
+    }
   }
 
   /** Records of metrics.jsonl; a line that a crash cut short is left out. */

@@ -45,6 +45,8 @@ export interface RunSettings {
   seed: number
   dropout: number
   recompute: Recompute
+  /** How many layers recompute, from the first; absent: all. */
+  recomputeLayers?: number | undefined
   optimizer: OptimizerSettings
   schedule: ScheduleConfig
   /** Largest gradient norm, 0 for no clipping. */

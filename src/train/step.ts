@@ -46,6 +46,8 @@ export class BatchTensors {
 
 export interface MicroStepOptions {
   recompute: Recompute
+  /** How many layers forget, from the first; default all. */
+  recomputeLayers?: number | undefined
   /** Probability of dropout on embeddings and branches; 0 for none. */
   dropout: number
   streams: DropoutStreams
@@ -68,7 +70,7 @@ export function microStep(
   batch: BatchTensors,
   scalars: Tensor,
   tape: Tape,
-  { dropout, streams, hasDocuments = true }: Omit<MicroStepOptions, 'recompute'>,
+  { dropout, streams, hasDocuments = true }: Omit<MicroStepOptions, 'recompute' | 'recomputeLayers'>,
   isFirst: boolean,
 ): void {
   const { inputs } = batch
@@ -201,7 +203,8 @@ export class TrainStep {
   #inArena(arena: PlannedArena, part: string, program: (tape: Tape) => void, record = true): void {
     this.#parts.run(part, () => {
       arena.reset()
-      using tape = new Tape(this.#device, { allocator: arena, recompute: this.#options.recompute, record })
+      const { recompute, recomputeLayers: recomputeBlocks } = this.#options
+      using tape = new Tape(this.#device, { allocator: arena, recompute, recomputeBlocks, record })
       program(tape)
       invariant(arena.isComplete, 'a micro-batch did not follow its memory plan')
     })

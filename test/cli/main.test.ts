@@ -1,6 +1,6 @@
 // The command line as a user meets it: help, mistakes, versions, files of options, exit codes.
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -94,6 +94,18 @@ test('a folder that is not there is one sentence and exit code 1', () => {
   const { status, stderr } = trainyard(['import', 'hf', 'no/such/folder', '--out', 'x'])
   assert.equal(status, 1)
   assert.match(stderr, /^[^\n]*no\/such\/folder[^\n]*\n$/)
+})
+
+test('started in a folder that is gone: one sentence and exit code 2', (t) => {
+  if (process.platform !== 'linux') return t.skip('other systems keep the folder, or the name')
+  const words = ['pretrain', '--data', 'data', '--out', 'run', '--resume']
+  const script = 'rmdir "$PWD" && exec "$0" "$@"'
+  const { status, stderr } = spawnSync('/bin/sh', ['-c', script, process.execPath, PROGRAM, ...words], {
+    cwd: emptyFolder(),
+    encoding: 'utf8',
+  })
+  assert.equal(status, 2)
+  assert.match(stderr, /^trainyard: the folder that it was started in has been removed: [^\n]*\n$/)
 })
 
 test('--printConfig prints a file that --config takes; a wrong key in it is named with its file', () => {

@@ -48,7 +48,7 @@ const MODELS: Readonly<Record<string, { config: LlamaConfig; capacity: number }>
     capacity: 640,
   },
 }
-const BATCHES = [1, 5, 8, 12, 64]
+const BATCHES = [1, 5, 8, 9, 12, 16, 27, 33, 64]
 
 async function floatsOf(device: Device, tensor: Tensor): Promise<Float32Array> {
   const values = await device.read(tensor)

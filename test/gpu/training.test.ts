@@ -30,6 +30,13 @@ const SETTINGS: RunSettings = {
   gradClip: 1,
 }
 
+const ROWS = SETTINGS.batchTokens / SETTINGS.seqLen
+/** Gradients summed over two micro-batches in f32, and those of one whole step: of matrices in bf16, where activations lay. */
+const FORMS = (['adamw', 'muon'] as const).flatMap((kind) => [
+  { kind, microBatchSize: ROWS / 2 },
+  { kind, microBatchSize: ROWS },
+])
+
 const data: TokenDataset = writeDataset(
   unevenLengths(200).map((length, d) => Array.from({ length }, (_, i) => (d * 7 + i * i) % VOCAB)),
   { vocabSize: VOCAB },
@@ -74,10 +81,10 @@ describe('cuda, training', () => {
     }
   })
 
-  for (const kind of ['adamw', 'muon'] as const) {
-    const settings = { ...SETTINGS, optimizer: { ...SETTINGS.optimizer, kind } }
+  for (const { kind, microBatchSize } of FORMS) {
+    const settings = { ...SETTINGS, microBatchSize, optimizer: { ...SETTINGS.optimizer, kind } }
 
-    test(`${kind} in bf16: the same bits in every run, and over a checkpoint`, async () => {
+    test(`${kind} in bf16, ${ROWS / microBatchSize} micro-batches: the same bits in every run, and over a checkpoint`, async () => {
       // The first run may look for the fastest algorithms, which later ones find on disk.
       await losses({ precision: 'bf16' }, settings)
       const whole = await losses({ precision: 'bf16' }, settings)
@@ -102,11 +109,15 @@ describe('cuda, training', () => {
     })
   }
 
-  for (const kind of ['adamw', 'muon'] as const) {
-    test(`${kind}: tensors take exactly the planned bytes, and scratch does not grow beyond its reserve`, async () => {
+  for (const { kind, microBatchSize } of FORMS) {
+    test(`${kind}, ${ROWS / microBatchSize} micro-batches: tensors take exactly the planned bytes, and scratch does not grow beyond its reserve`, async () => {
       const gpu = await openGpu({ precision: 'bf16' })
       assert.ok('device' in gpu)
-      const run = await open(gpu.device, { ...SETTINGS, optimizer: { ...SETTINGS.optimizer, kind } })
+      const run = await open(gpu.device, {
+        ...SETTINGS,
+        microBatchSize,
+        optimizer: { ...SETTINGS.optimizer, kind },
+      })
       await trainTo(run, 3)
       await run.evaluate(data, { documents: [0, 1, 2] })
       const { tensorBytes, scratchBytes } = gpu.device.ownMemory()
@@ -115,6 +126,14 @@ describe('cuda, training', () => {
       assert.equal(scratchBytes, run.memory.scratchBytes)
     })
   }
+
+  test('gradients of a whole step, held in bf16, train as those of two micro-batches summed in f32', async () => {
+    const summed = await losses({ precision: 'bf16' }, { ...SETTINGS, dropout: 0 })
+    const whole = await losses({ precision: 'bf16' }, { ...SETTINGS, dropout: 0, microBatchSize: ROWS })
+    for (const [i, loss] of whole.entries()) {
+      assert.ok(Math.abs(loss / summed[i]! - 1) < 2e-3, `step ${i + 1}: ${loss} instead of ${summed[i]}`)
+    }
+  })
 
   test('f16: a loss scale that is far too large shrinks until training goes on', async () => {
     const dynamic = { growthFactor: 2, growthInterval: 1000, backoffFactor: 1 / 16, hysteresis: 1, minScale: 1 }

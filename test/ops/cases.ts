@@ -214,6 +214,8 @@ const turnedAttentions = [
   turned(16, 2, 2, [2, 9]),
   turned(64, 2, 1, [2, 13]),
   turned(128, 2, 1, [1, 70]),
+  { ...turned(64, 4, 2, [2, 200]), isTooLargeForFiniteDifferences: true },
+  { ...turned(128, 2, 2, [2, 190]), isTooLargeForFiniteDifferences: true },
 ]
 
 const activations: OpCase[] = [

@@ -54,6 +54,17 @@ test('plan layout writes JSON and a picture of the pipeline, with pins, own link
   assert.equal(readFileSync(join(folder, 'step.svg'), 'utf8').match(/>rank \d</g)?.length, 8)
 })
 
+test('plan layout keeps to --memory-limit of each device', () => {
+  const best = (...words: string[]) => {
+    const { status, stdout, stderr } = trainyard(['plan', 'layout', 'llama-3-8b', '--json', ...words])
+    assert.equal(status, 0, stderr)
+    return (JSON.parse(stdout) as { best: { bytes: number; estimate: { seconds: number } }[] }).best[0]!
+  }
+  const [whole, less] = [best(), best('--memory-limit', '16')]
+  assert.ok(whole.bytes > 16 * 2 ** 30 && less.bytes <= 16 * 2 ** 30, `${whole.bytes} and ${less.bytes}`)
+  assert.ok(less.estimate.seconds > whole.estimate.seconds)
+})
+
 test('plan layout refuses in one sentence', () => {
   const refusals: [string[], RegExp][] = [
     [['llama-3-8b', '--tensor', '7'], /7-way tensor parallel does not divide the 32 heads/],

@@ -79,13 +79,13 @@ test('Megatron-LM, figures 11, 12, 13 and 18: pipelines, interleaving, tensor ag
 })
 
 test('Megatron-LM, figures 14 to 16: pipeline and tensor against data parallelism, micro-batches', () => {
-  // One point is not reached and only shown: two-way tensor parallel at a batch of 32, measured at 56, predicted at 77 TFLOP/s.
-  const reached = FIGURE_15.filter(({ layout }) => layout.batchSize > 32)
-  compare('figure 15, all', FIGURE_15)
-  for (const [name, rows] of Object.entries({ FIGURE_14, FIGURE_15: reached, FIGURE_16 })) {
+  for (const [name, rows] of Object.entries({ FIGURE_14, FIGURE_15, FIGURE_16 })) {
     const { ours } = compare(name.toLowerCase().replaceAll('_', ' '), rows)
     assert.ok(ours.worst <= 0.15, `${name}: worst ${percent(ours.worst)}`)
   }
+  // What its point at a batch of 32 is about: groups that share a node without filling it contend for adapters.
+  const free = FIGURE_15.map((row) => ({ ...row, software: { ...row.software, collectiveRails: 'all' as const } }))
+  assert.ok(compare('figure 15, every device its own adapter', free).ours.worst > 0.3)
 })
 
 test('Megatron-LM, recomputation, full and selective: model FLOP/s (arXiv:2205.05198, table 5)', () => {

@@ -38,6 +38,22 @@ test('ZeRO 0 and 1 exchange once a step, 2 scatters and 3 gathers and scatters i
   assert.ok(scatter > bytes / bandwidth, `${scatter} s`)
 })
 
+test('contended adapters: half for groups of several devices of a node, not for groups of one or of all', () => {
+  for (const zeroStage of [0, 1] as const) {
+    const seconds = (tensorParallel: number, collectiveRails: Software['collectiveRails']): number => {
+      const layout = { tensorParallel, dataParallel: 64 / tensorParallel, batchSize: 64, seqLen: 4096, zeroStage }
+      return estimateStep(LLAMA, layoutOf(layout), ON, { ...EXPOSED, collectiveRails }).parts.data
+    }
+    for (const tensorParallel of [1, 8]) {
+      assert.equal(seconds(tensorParallel, 'contended'), seconds(tensorParallel, 'all'))
+    }
+    for (const tensorParallel of [2, 4]) {
+      const ratio = seconds(tensorParallel, 'contended') / seconds(tensorParallel, 'all')
+      assert.ok(ratio > 1.9 && ratio <= 2, `${ratio} at ${tensorParallel}`)
+    }
+  }
+})
+
 test('routed experts are gathered and scattered too, among the ranks that have the same ones', () => {
   const perMicroBatch = (expertParallel: number): number => {
     const at = (microBatches: number) => exchange(MIXTRAL, { zeroStage: 3, expertParallel }, microBatches)

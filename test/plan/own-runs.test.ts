@@ -14,7 +14,7 @@ import { PeakMemory } from '../../src/train/memory.ts'
 import { Pretraining } from '../../src/train/pretrain.ts'
 import { modelConfig, modelFromDepth, type RunSettings } from '../../src/train/settings.ts'
 import { emptyFolder, trainyard } from '../cli/program.ts'
-import { temporaryFolder, writeDataset } from '../data/fixtures.ts'
+import { temporaryFolder, writeDataset, writeRandomData } from '../data/fixtures.ts'
 import { allowedError } from '../train/memory-run.ts'
 
 const GIB = 2 ** 30
@@ -91,6 +91,46 @@ test('a run that cannot fit is refused; with the change that the refusal names i
     training.step.close()
   }
   device.close()
+})
+
+/** `--a 1 --no-b --c` as options, to be laid over others. */
+function optionsIn(words: string): Record<string, string> {
+  return Object.fromEntries(
+    [...words.matchAll(/--([\w-]+)(?: (\w+))?/g)].map(([, name, value]) => [name!, value ?? '']),
+  )
+}
+
+test('the program: a run over its memory limit is refused in a sentence; with the change that it names the run trains within the limit', (t) => {
+  if (process.platform !== 'linux') return t.skip('anonymous memory is read from /proc')
+  const cwd = emptyFolder()
+  writeRandomData(join(cwd, 'data'), { vocabSize: 256, trainTokens: 20_000, validationTokens: 0 })
+  const pretrain = (options: Record<string, string>) => {
+    const flags = Object.entries(options).flatMap(([name, value]) => [`--${name}`, ...(value === '' ? [] : [value])])
+    return trainyard(['pretrain', '--data', 'data', ...flags], {}, cwd)
+  }
+  const shape = '--depth 2 --seq-len 128 --batch-tokens 8192 --micro-batch-size 64 --max-steps 1 --threads 2'
+  // Little enough for a smaller micro-batch, and for a far smaller one.
+  for (const gibibytes of ['0.18', '0.12']) {
+    const wanted = { ...optionsIn(shape), out: `run-${gibibytes}`, 'memory-limit': gibibytes }
+    const refused = pretrain(wanted)
+    assert.equal(refused.status, 2, refused.stdout)
+    const sentence =
+      /^pretrain: the run needs [\d.]+ MiB of memory \(activations [^)]*\), this process can have [\d.]+ MiB \(--memory-limit\); the cheapest change that fits is (--.*) \([\d.]+ MiB\)\n$/
+    const change = sentence.exec(refused.stderr)?.[1]
+    assert.ok(change !== undefined, refused.stderr)
+    const trained = pretrain({ ...wanted, ...optionsIn(change) })
+    assert.equal(trained.status, 0, trained.stderr)
+    assert.match(trained.stdout, /step 1\/1 /)
+    const read = (name: string) =>
+      JSON.parse(readFileSync(join(cwd, wanted.out, name), 'utf8')) as Record<string, number>
+    const { peakAnonymousBytes, steps } = read('actual.json')
+    assert.equal(steps, 1)
+    assert.ok(peakAnonymousBytes! <= Number(gibibytes) * GIB, `${peakAnonymousBytes} of ${gibibytes} GiB, ${change}`)
+    t.diagnostic(`${gibibytes} GiB: ${change}, then ${(peakAnonymousBytes! / MIB).toFixed(0)} MiB at most`)
+  }
+  // Without the limit the machine's memory counts.
+  const { 'memory-limit': _, ...unlimited } = { ...optionsIn(shape), out: 'whole', 'memory-limit': '0.12' }
+  assert.equal(pretrain(unlimited).status, 0)
 })
 
 test('a run of the program: parameters and arena exact, memory within max(3 %, 32 MiB), the first loss to 3 %', async (t) => {

@@ -201,6 +201,28 @@ function typing(lines: string[]): { context: RunContext; shown: string[]; compla
   return { context, shown, complaints }
 }
 
+test('--memory-limit: of each device, in GiB; more than there is changes nothing', () => {
+  const ask = (...words: string[]): Answer => {
+    const { status, stdout, stderr } = trainyard([
+      'plan',
+      'llama-3-8b',
+      '--devices',
+      '8',
+      '--zero',
+      '3',
+      '--json',
+      ...words,
+    ])
+    assert.equal(status, 0, stderr)
+    return JSON.parse(stdout) as Answer
+  }
+  const [whole, less, more] = [ask(), ask('--memory-limit', '24'), ask('--memory-limit', '1000')]
+  assert.ok(whole.fits && !less.fits)
+  assert.ok(Math.abs(less.limitBytes / whole.limitBytes - 24 / 80) < 1e-12)
+  assert.ok(less.fix!.bytes <= less.limitBytes)
+  assert.equal(more.limitBytes, whole.limitBytes)
+})
+
 test('at a prompt: a change gives a new picture, an impossible one a sentence, and the old state stays', async () => {
   const { context, shown, complaints } = typing(['devices=64 zero=1', 'tensor=7', '--recompute full', 'nonsense=1', ''])
   const options = resolveConfig('plan', plan.config, [{ source: 'flags', values: { model: 'llama-3-8b' } }])

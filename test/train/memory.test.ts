@@ -67,6 +67,22 @@ test('the cheapest change: micro-batches, then waiting for checkpoints, then rec
   assert.equal(fit(10), undefined)
 })
 
+test('recomputation in some layers becomes recomputation in all before it becomes a dearer one', () => {
+  const shape: FitShape = {
+    seqLen: 32,
+    microBatchSize: 1,
+    recompute: 'selective',
+    recomputeLayers: 2,
+    asyncSave: false,
+  }
+  const bytesOf = ({ recompute, recomputeLayers = 4 }: FitShape): number =>
+    recompute === 'full' ? 1 : 10 - recomputeLayers
+  const fit = (limit: number): FitShape => cheapestFit(shape, 32, limit, bytesOf)!.shape
+  assert.deepEqual(fit(8), shape)
+  assert.deepEqual(fit(6), { seqLen: 32, microBatchSize: 1, recompute: 'selective', asyncSave: false })
+  assert.deepEqual(fit(5), { seqLen: 32, microBatchSize: 1, recompute: 'full', asyncSave: false })
+})
+
 test('a step of one micro-batch is found where it needs less than smaller ones, whose gradients have memory of their own', () => {
   const shape: FitShape = { seqLen: 32, microBatchSize: 2, recompute: 'none', asyncSave: false }
   const bytesOf = ({ microBatchSize, recompute }: FitShape): number =>
@@ -144,14 +160,20 @@ test('on a card too: with the named change, whose gradients may no longer lie am
   const dataset = writeDataset([Array.from({ length: 5000 }, (_, i) => i % 64)], { vocabSize: 64 })
   const config = modelConfig(settings.model, { vocabSize: 64 })
   /** The CPU as a card of so many bytes, all of them free. */
-  const open = (bytes: number, seqLen = settings.seqLen): Promise<Pretraining> => {
+  const open = (bytes: number, seqLen = settings.seqLen, memoryLimitBytes?: number): Promise<Pretraining> => {
     device.ownMemory = () => ({ freeBytes: bytes, totalBytes: bytes, tensorBytes: 0, scratchBytes: 0 })
     const run = { settings: { ...settings, seqLen }, config, dataset, tokenizerFiles: {}, numerics: {} }
-    return Pretraining.open({ device, ...run })
+    return Pretraining.open({ device, ...run, memoryLimitBytes })
   }
   const whole = await open(GIB)
   assert.ok(whole.plan.sharedGradientBytes > 0)
   const needed = whole.memory.ownTotalBytes!
+  // A limit is of the card's memory there, not of the process's, which takes more.
+  await open(GIB, settings.seqLen, needed)
+  await assert.rejects(
+    open(GIB, settings.seqLen, 0.9 * needed),
+    /of memory of the card .*, cpu can have [\d.]+ MiB \(--memory-limit\); /,
+  )
   let isShorterNamed = false
   for (let share = 0.99; share > 0.6; share -= 0.01) {
     const bytes = Math.floor(share * needed)

@@ -1,10 +1,10 @@
 // Run folders: the configuration guards a run, logs survive a cut last line, metrics rewind.
 import assert from 'node:assert/strict'
-import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from 'node:fs'
+import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { ConfigError } from '../../src/core/errors.ts'
+import { CheckpointError, ConfigError } from '../../src/core/errors.ts'
 import { RunDir } from '../../src/train/run-dir.ts'
 
 const newPath = (): string => join(mkdtempSync(join(tmpdir(), 'trainyard-run-')), 'runs', 'tiny')
@@ -32,6 +32,17 @@ test('a new run holds its configuration and what is written to it', async () => 
     { step: 2, 'train/loss': null },
   ])
   assert.equal(readFileSync(join(path, 'samples', 'step-2.txt'), 'utf8'), 'Once upon a time')
+})
+
+test('a folder that is removed while a run writes to it is one sentence', async () => {
+  const path = newPath()
+  const run = await RunDir.open(path, config)
+  rmSync(path, { recursive: true })
+  assert.throws(
+    () => run.appendMetrics({ step: 1 }),
+    (error: Error) =>
+      error instanceof CheckpointError && /^\/.*: the folder of the run was removed or moved/.test(error.message),
+  )
 })
 
 test('another configuration is refused by the keys that differ, harmless ones pass', async () => {

@@ -41,6 +41,8 @@ interface Variant extends Config {
 export interface AttentionHopperBackward {
   /** Whether `attentionBackward` takes this problem: 16-byte accesses, heads of at most 128 columns, a positive scale. */
   supports(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): boolean
+  /** Whether it turns dq and dk back itself where the options ask for it. */
+  unrotates(options: AttentionOptions): boolean
   readonly attentionBackward: Kernels['attentionBackward']
 }
 
@@ -55,11 +57,11 @@ export function attentionHopperBackward(
   const variants = new Map<string, Variant>()
   const mapOf = headMaps(launcher)
 
-  function variantFor(dtype: Dtype, size: number): Variant {
-    const key = `${dtype} ${size}`
+  function variantFor(dtype: Dtype, size: number, unrotates: boolean): Variant {
+    const key = `${dtype} ${size} ${unrotates}`
     let variant = variants.get(key)
     if (variant === undefined) {
-      variant = makeVariant(launcher, dtype, size, isDeterministic)
+      variant = makeVariant(launcher, dtype, size, isDeterministic, unrotates)
       variants.set(key, variant)
     }
     return variant
@@ -78,13 +80,18 @@ export function attentionHopperBackward(
       )
     },
 
+    // Halves of a head are whole groups of columns of a thread.
+    unrotates: ({ headDim, unrotate }) =>
+      unrotate !== undefined && (headDim === 64 || headDim === 128) && unrotate.cos.dtype === 'f32',
+
     attentionBackward(dq, dk, dv, _delta, dOut, out, lse, q, k, v, options) {
-      const { numHeads, numKeyValueHeads, headDim, scale } = options
+      const { numHeads, numKeyValueHeads, headDim, scale, unrotate } = options
       invariant([dq, dk, dv, dOut, out].every(isAligned), 'attentionBackward: all tensors must allow 16-byte accesses')
       const [batch, queries] = q.shape as [number, number]
       const keys = k.shape[1]!
       const size = paddedSize(headDim)
-      const variant = variantFor(q.dtype, size)
+      const variant = variantFor(q.dtype, size, unrotate !== undefined)
+      const turn = [unrotate?.positions.address ?? 0, unrotate?.cos.address ?? 0, unrotate?.sin.address ?? 0]
       const docStart = options.docStart?.address ?? 0
       const mask = [Number(options.isCausal), options.window]
 
@@ -141,8 +148,10 @@ export function attentionHopperBackward(
         scale,
         ...mask,
         unitsPerRound,
+        ...turn,
       )
-      variant.finish(grid, 256, dq.address, sum, counters, dq.rowStride, queries, headDim, scale)
+      const finishThreads = unrotate !== undefined && size === 128 ? 128 : 256
+      variant.finish(grid, finishThreads, dq.address, sum, counters, dq.rowStride, queries, headDim, scale, ...turn)
     },
   }
 }
@@ -151,7 +160,13 @@ function paddedSize(headDim: number): number {
   return SIZES.find((size) => size >= headDim)!
 }
 
-function makeVariant(launcher: Launcher, dtype: Dtype, size: number, isDeterministic: boolean): Variant {
+function makeVariant(
+  launcher: Launcher,
+  dtype: Dtype,
+  size: number,
+  isDeterministic: boolean,
+  unrotates: boolean,
+): Variant {
   const config = CONFIGS[size]!
   const { queries, keyStages, queryStages } = config
   const panels = Math.ceil(size / PANEL_COLUMNS)
@@ -168,6 +183,7 @@ function makeVariant(launcher: Launcher, dtype: Dtype, size: number, isDetermini
       QUERY_STAGES: queryStages,
       WRITERS,
       IS_DETERMINISTIC: Number(isDeterministic),
+      UNROTATES: Number(unrotates),
     },
   }
   const kernel = (name: string, signature: string, sharedBytes = 0) =>
@@ -178,9 +194,9 @@ function makeVariant(launcher: Launcher, dtype: Dtype, size: number, isDetermini
     prepare: kernel('attention_backward_prepare', 'ppppppplliiiii'),
     main: kernel(
       'attention_backward',
-      'mmmmpppppplliiiiiifiii',
+      'mmmmpppppplliiiiiifiiippp',
       operandBytes + gradientBytes + queryStages * queries * 12 + keyStages * 16 + barriers * 8,
     ),
-    finish: kernel('attention_backward_finish', 'pppliif'),
+    finish: kernel('attention_backward_finish', 'pppliifppp'),
   }
 }

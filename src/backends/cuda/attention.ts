@@ -16,7 +16,7 @@ import type { CudaRuntime } from './runtime.ts'
 export const ATTENTION_CHOICES = ['auto', 'own', 'mma', 'cudnn', 'simple'] as const
 export type AttentionChoice = (typeof ATTENTION_CHOICES)[number]
 
-type Family = Pick<Kernels, 'attention' | 'attentionBackward'>
+type Family = Pick<Kernels, 'attention' | 'attentionBackward' | 'unrotatesAttention'>
 
 export interface AttentionSettings {
   readonly cudnn: CudnnLibrary | undefined
@@ -67,6 +67,10 @@ export function attentionKernels(runtime: CudaRuntime, settings: AttentionSettin
       } else if (backward?.supports(q, k, v, options)) {
         backward.attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options)
       } else mma.attentionBackward(dq, dk, dv, delta, dOut, out, lse, q, k, v, options)
+    },
+    unrotatesAttention(q, k, v, options) {
+      if (usesSimple(q, options) || prefersCudnn('backward', q, k, v, options)) return false
+      return backward?.supports(q, k, v, options) === true && backward.unrotates(options)
     },
   }
 }

@@ -7,14 +7,20 @@ import type { Dtype } from '../../core/dtype.ts'
 import type { Tensor } from '../../core/tensor.ts'
 import type { Launcher, TensorMap } from './launcher.ts'
 
-const WARPS = 16
-const THREADS = 32 * WARPS
-/** Inputs of a product come in pieces of this many: one ring entry for each warp, or a slice. */
+/** Widths are multiples of this: a ring entry's inputs of decode-step-few.cu, and a block's quarter is whole entries of the other. */
 const INPUT_PIECE = 512
-/** Bytes of a ring entry of decode-step-many.cu: 32 for each thread. */
-const MANY_ENTRY_BYTES = 32 * THREADS
-/** The same of decode-step-few.cu: 16 rows of a weight with gaps. */
+/** Warps that compute in decode-step-few.cu and decode-step-many.cu, and those that only copy. */
+const FEW_WARPS = 16
+const FEW_COPIERS = 1
+const MANY_WARPS = 8
+const MANY_COPIERS = 2
+/** Bytes of a ring entry: 16 rows of a weight with gaps; 64 rows of 128 inputs. */
 const FEW_ENTRY_BYTES = 16 * (2 * INPUT_PIECE + 64)
+const MANY_ENTRY_BYTES = 64 * 128 * 2
+/** Of decode-step-many.cu: blocks of a group, panels of inputs in shared memory, bytes of the barriers of an entry or a panel. */
+const RANKS = 4
+const INPUT_PANELS = 8
+const BARRIER_BYTES = 16
 /** Elements of keys that a chunk of a cache has, and of values. */
 const CHUNK_ELEMENTS = 4096
 /** Chunks of a sequence whose attention is not split, at most; chunks of a split, at least; splits of a sequence, at most. */
@@ -26,22 +32,21 @@ const FEW = 8
 const MANY = 64
 /** Inputs of a product of which a thread of decode-step-few.cu can keep its part in registers. */
 const FEW_MAX_INPUTS = 16 * INPUT_PIECE
-/** Entries of the rings: fewer would not keep the memory busy, more gained nothing. */
-const MIN_RING = 3
-const FEW_RING = 12
-const MANY_RING = 9
+/** Entries of the rings, at least: fewer would not keep the memory busy. */
+const MIN_RING = 4
 /** What comes behind the area starts at a multiple of this, as panels of products must. */
 const AREA_STEP = 1024
 /** Shared memory that the compiler takes for itself. */
 const STATIC_BYTES = 2048
-/** COUNTERS lines of 128 bytes. */
-const COUNTER_INTEGERS = 8 * 32
+/** COUNTERS lines of 128 bytes and 64 numbers of groups of blocks; counters of 8 words, of what is joined. */
+const COUNTER_INTEGERS = 8 * 32 + 64
+const JOIN_INTEGERS = 8
 /** What a copy brings: 32 rows of 64 columns. */
 const MAP_BOX = [64, 32, 1, 1]
 /** struct Layer of decode-step.cuh. */
 const LAYER_BYTES = 64
 /** struct Step of decode-step.cuh: addresses, sizes, floats. */
-const STEP_SIGNATURE = `${'p'.repeat(21)}iiiiiiiffp`
+const STEP_SIGNATURE = `${'p'.repeat(22)}iiiiiiiffp`
 
 interface Sizes {
   readonly batchSize: number
@@ -79,27 +84,28 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   if (batchSize > FEW ? launcher.computeCapability !== 90 : launcher.computeCapability < 90) return undefined
 
   const isFew = batchSize <= FEW
-  const blocks = launcher.multiprocessors
+  const blocks = isFew ? launcher.multiprocessors : RANKS * Math.floor(launcher.multiprocessors / RANKS)
+  const warps = isFew ? FEW_WARPS : MANY_WARPS
   const tokenTiles = isFew ? 1 : 2 ** Math.ceil(Math.log2(batchSize / 8))
+  const tokenRows = 8 * tokenTiles
   const headRows = numHeads / numKeyValueHeads > 8 ? 16 : 8
   const queryWidth = numHeads * headDim
-  const attentionBytes = 4 * WARPS * headRows * (headDim + 2)
-  const sumsBytes = 4 * 2 * WARPS * 8 * tokenTiles * 20
-  const sliceBytes = 2 * 8 * tokenTiles * INPUT_PIECE
-  const neededBytes = Math.max(attentionBytes, isFew ? sumsBytes : sliceBytes)
-  const areaBytes = AREA_STEP * Math.ceil(neededBytes / AREA_STEP)
-  const tableBytes = LAYER_BYTES * weights.layers.length
-  const otherBytes = areaBytes + (isFew ? 4 * WARPS * 8 * tokenTiles : 4 * THREADS) + tableBytes
-  const entryBytes = isFew ? FEW_ENTRY_BYTES : MANY_ENTRY_BYTES
-  const fitting = Math.floor((launcher.maxSharedBytes - STATIC_BYTES - otherBytes) / entryBytes)
-  const ring = Math.min(isFew ? FEW_RING : MANY_RING, fitting)
+  const attentionBytes = 4 * warps * headRows * (headDim + 2)
+  const sumsBytes = 4 * 2 * FEW_WARPS * 8 * 20
+  const areaBytes = AREA_STEP * Math.ceil(Math.max(attentionBytes, sumsBytes) / AREA_STEP)
+  const inputBytes = Math.max(attentionBytes, INPUT_PANELS * tokenRows * 128)
+  const otherBytes = isFew
+    ? areaBytes + 4 * FEW_WARPS * 8 + LAYER_BYTES * weights.layers.length
+    : inputBytes + INPUT_PANELS * BARRIER_BYTES
+  const entryBytes = isFew ? FEW_ENTRY_BYTES : MANY_ENTRY_BYTES + BARRIER_BYTES
+  const ring = Math.floor((launcher.maxSharedBytes - STATIC_BYTES - otherBytes) / entryBytes)
   if (ring < MIN_RING) return undefined
 
   const chunks = Math.ceil((sizes.capacity * headDim) / CHUNK_ELEMENTS)
   const room = Math.floor(blocks / (batchSize * numKeyValueHeads))
   const splits = Math.max(1, Math.min(MAX_SPLITS, Math.ceil(chunks / SPLIT_CHUNKS), room))
   const maxSplits = isFew && chunks > WHOLE_CHUNKS ? splits : 1
-  const teamWarps = batchSize * numKeyValueHeads <= blocks ? WARPS : WARPS / 2
+  const teamWarps = batchSize * numKeyValueHeads <= blocks ? MANY_WARPS : MANY_WARPS / 2
 
   const floats = (...shape: number[]): Tensor => standaloneTensor(device, shape, 'f32')
   const integers = (count: number): Tensor => {
@@ -107,25 +113,24 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
     device.write(tensor, new Int32Array(count))
     return tensor
   }
-  const products = [
-    [(numHeads + 2 * numKeyValueHeads) * headDim, hiddenSize],
-    [hiddenSize, queryWidth],
-    [2 * intermediateSize, hiddenSize],
-    [hiddenSize, intermediateSize],
-    [sizes.vocabSize, hiddenSize],
-  ] as const
-  const units = products.map(([rows, inputs]) => Math.ceil(rows / 16) * (inputs / INPUT_PIECE))
+  // Sequences that a block of decode-step-many.cu owns, in eights.
+  const ownTiles = Math.max(1, tokenTiles / RANKS)
+  const joinCounters = isFew ? batchSize * numKeyValueHeads : 0
+  const exchanged = isFew ? 0 : blocks * 2 * RANKS * 4 * ownTiles * 128
   const scratch = [
-    standaloneTensor(device, [batchSize, hiddenSize]),
-    standaloneTensor(device, [batchSize, queryWidth]),
-    standaloneTensor(device, [batchSize, queryWidth]),
-    standaloneTensor(device, [batchSize, intermediateSize]),
+    standaloneTensor(device, [tokenRows, hiddenSize]),
+    standaloneTensor(device, [tokenRows, queryWidth]),
+    standaloneTensor(device, [tokenRows, queryWidth]),
+    standaloneTensor(device, [tokenRows, intermediateSize]),
     floats(batchSize, maxSplits, queryWidth),
     floats(batchSize, maxSplits, numHeads),
     integers(2 * batchSize * blocks),
-    integers(COUNTER_INTEGERS),
+    integers(COUNTER_INTEGERS + JOIN_INTEGERS * joinCounters),
   ]
-  if (!isFew) scratch.push(floats(Math.max(...units), 16 * 8 * tokenTiles), floats(hiddenSize / 16, 8 * tokenTiles))
+  if (!isFew) {
+    const squares = floats(hiddenSize / 32, tokenRows)
+    scratch.push(integers(exchanged), squares, standaloneTensor(device, [tokenRows, hiddenSize]))
+  }
   const name = isFew ? 'few' : 'many'
   const kernel = launcher.kernel(`decode-step-${name}`, `decode_step_${name}`, STEP_SIGNATURE, {
     dtype,
@@ -158,11 +163,11 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   return () => {
     kernel(
       blocks,
-      isFew ? THREADS + 32 : THREADS,
+      32 * (isFew ? FEW_WARPS + FEW_COPIERS : MANY_WARPS + MANY_COPIERS),
       ...state.map((tensor) => tensor.address),
       logits?.address ?? 0,
       ...scratch.map((tensor) => tensor.address),
-      ...(isFew ? [0, 0] : []),
+      ...(isFew ? [0, 0, 0] : []),
       batchSize,
       sizes.capacity,
       plan.weights.layers.length,

@@ -109,17 +109,15 @@ export function optimizerKernels(launcher: Launcher): Pick<Kernels, Family> {
   const updateLossScale = family('update_loss_scale', 'pddddd')('f32', 'f32')
 
   /**
-   * Sums of squares of about `limit` parts of tensors of one type, left in scratch memory. The parts follow from the
-   * sizes alone.
+   * Sums of squares of about `limit` parts of tensors, left in scratch memory. The parts follow from sizes and types
+   * alone.
    */
   const sumParts = (xs: readonly Tensor[], limit: number): { address: number; count: number } => {
-    const [{ dtype, device }] = xs as [Tensor]
-    const packed = 16 / device.itemBytes(dtype)
-    const packsOf = (x: Tensor): number => (x.address % 16 === 0 ? Math.floor(x.size / packed) : 0)
+    const packsOf = (x: Tensor): number =>
+      x.address % 16 === 0 ? Math.floor((x.size * x.device.itemBytes(x.dtype)) / 16) : 0
     const packsInAll = xs.reduce((sum, x) => sum + packsOf(x), 0)
     const packsPerBlock = Math.max(1, Math.ceil(packsInAll / (limit * SQUARE_STEP))) * SQUARE_STEP
     const parts = xs.map((x) => {
-      invariant(x.dtype === dtype, 'sums of squares are of one type')
       const packs = packsOf(x)
       const blocks = packs === 0 ? blocksFor(x.size, SQUARE_STEP, limit) : blocksFor(packs, packsPerBlock)
       return { x, packs, blocks }
@@ -127,9 +125,10 @@ export function optimizerKernels(launcher: Launcher): Pick<Kernels, Family> {
     const count = parts.reduce((sum, { blocks }) => sum + blocks, 0)
     const address = launcher.scratch(count * 8)
     let done = 0
-    for (const some of chunksOf(parts, MOST_RANGES)) {
+    const alike = [...Map.groupBy(parts, ({ x }) => x.dtype).values()]
+    for (const some of alike.flatMap((parts) => chunksOf(parts, MOST_RANGES))) {
       const firsts = firstBlocksOf(some)
-      squareSums('f32', dtype)(
+      squareSums('f32', some[0]!.x.dtype)(
         firsts.at(-1)!,
         THREADS,
         ...column(some, ({ x }) => x.address),

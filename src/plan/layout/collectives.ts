@@ -19,16 +19,29 @@ export function nodesOf({ size, perNode }: Group): number {
 }
 
 /**
- * Bus bandwidth in bytes per second. Between nodes, a group's members bring their own network adapters: a ring enters and
- * leaves each node once an adapter.
- * @param rails  'one': all of the group's traffic between two nodes goes through one adapter
+ * Which network adapters of a node a group's rings enter and leave by. 'all': every member's own. 'one': one for the whole
+ * group. 'contended': as NCCL before 2.12 chose on servers where two devices and two adapters share a PCIe switch (DGX A100).
  */
-function busBandwidth(on: Cluster, group: Group, rails: 'one' | 'all'): number {
+export type Rails = 'all' | 'contended' | 'one'
+
+/** Bus bandwidth in bytes per second: a ring enters and leaves each node once an adapter. */
+function busBandwidth(on: Cluster, group: Group, rails: Rails): number {
   const { constants } = on
   const link = on.linkBandwidth * constants.linkEfficiency
   if (nodesOf(group) === 1) return link
-  const network = on.networkBandwidth * constants.networkEfficiency * (rails === 'one' ? 1 : group.perNode)
+  const network = on.networkBandwidth * constants.networkEfficiency * adaptersOf(on, group, rails)
   return group.perNode === 1 ? network : Math.min(link, network)
+}
+
+/**
+ * Adapters of a node that a group has for itself. That NCCL began each group's search at an adapter given by the group's
+ * first device alone: right for a group of one device a node, or of all; groups in between took the same adapters after
+ * the first, and rings, which go at the pace of their slowest, had half.
+ */
+function adaptersOf(on: Cluster, { perNode }: Group, rails: Rails): number {
+  if (rails === 'one') return 1
+  const isContended = rails === 'contended' && perNode > 1 && perNode < on.devicesPerNode
+  return isContended ? perNode / 2 : perNode
 }
 
 /** Once around a ring: a hop to each member, and more where the hop leaves the node. */
@@ -47,7 +60,7 @@ function treeLatency(on: Cluster, group: Group): number {
 const TREE_BANDWIDTH = 0.5
 
 /** Seconds to sum `bytes` over the group so that every member has the sum. */
-export function allReduceSeconds(on: Cluster, bytes: number, group: Group, rails: 'one' | 'all' = 'all'): number {
+export function allReduceSeconds(on: Cluster, bytes: number, group: Group, rails: Rails = 'all'): number {
   if (group.size === 1) return 0
   const volume = (2 * (group.size - 1) * bytes) / group.size
   const transfer = volume / busBandwidth(on, group, rails)
@@ -57,7 +70,7 @@ export function allReduceSeconds(on: Cluster, bytes: number, group: Group, rails
 }
 
 /** Seconds to bring `bytes`, of which every member has its share, to all members; reduce-scatter takes the same. */
-export function allGatherSeconds(on: Cluster, bytes: number, group: Group, rails: 'one' | 'all' = 'all'): number {
+export function allGatherSeconds(on: Cluster, bytes: number, group: Group, rails: Rails = 'all'): number {
   if (group.size === 1) return 0
   return (
     ((group.size - 1) * bytes) / group.size / busBandwidth(on, group, rails) +

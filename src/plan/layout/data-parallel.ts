@@ -114,9 +114,10 @@ export function dataSeconds(setting: Setting, hidden: number): number {
   const once = ({ parameters, group }: Share): number => {
     if (parameters === 0 || layout.zeroStage === 3) return 0
     const gradientBytes = parameters * software.gradientBytes
-    if (layout.zeroStage === 0) return allReduceSeconds(on, gradientBytes, group)
-    const scatter = layout.zeroStage === 1 ? reduceScatterSeconds(on, gradientBytes, group) : 0
-    return scatter + allGatherSeconds(on, widthOf(setting) * parameters, group)
+    const { collectiveRails: rails } = software
+    if (layout.zeroStage === 0) return allReduceSeconds(on, gradientBytes, group, rails)
+    const scatter = layout.zeroStage === 1 ? reduceScatterSeconds(on, gradientBytes, group, rails) : 0
+    return scatter + allGatherSeconds(on, widthOf(setting) * parameters, group, rails)
   }
   const { dense, experts } = sharesOf(setting)
   const seconds = once(dense) + once(experts)

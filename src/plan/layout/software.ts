@@ -2,6 +2,7 @@
 import { ConfigError } from '../../core/errors.ts'
 import type { DeviceSpec } from '../devices.ts'
 import { PRECISIONS, type PrecisionName } from '../precision.ts'
+import type { Rails } from './collectives.ts'
 import type { ProductPrecision } from './gemm.ts'
 
 export interface Software {
@@ -29,8 +30,8 @@ export interface Software {
   readonly optimizerTraffic: number
   /** Of the factors of linear layers' products; attention and the head are in 16 bits where these are in 8. */
   readonly linearPrecision: ProductPrecision
-  /** Adapters that one collective over nodes uses. */
-  readonly collectiveRails: 'one' | 'all'
+  /** Network adapters that the collectives of data-parallel ranks use. */
+  readonly collectiveRails: Rails
   /** What selective recomputation does: attention's core (arXiv:2205.05198), or every second product and all else. */
   readonly selective: 'attention' | 'every-second-product'
 }
@@ -87,7 +88,7 @@ export function otherPrecision({ linearPrecision }: Software): ProductPrecision 
 
 /**
  * Megatron-LM as of arXiv:2104.04473: fp16, scores in memory with a fused masked softmax, dropout, nothing overlapped
- * (`--DDP-impl local`), unscaling, overflow check, norm, clipping and Adam as separate passes.
+ * (`--DDP-impl local`), unscaling, overflow check, norm, clipping and Adam as separate passes, with NCCL 2.9 on DGX A100.
  */
 export const MEGATRON_2021: Software = {
   ...MODERN,
@@ -101,6 +102,7 @@ export const MEGATRON_2021: Software = {
   gradientSumBytes: 2,
   linearPrecision: 'fp16',
   optimizerTraffic: 62,
+  collectiveRails: 'contended',
 }
 
 /** The same with torch's DistributedDataParallel (`--DDP-impl torch`), which overlaps. */

@@ -39,9 +39,10 @@ const RESAMPLES = 1000
 const SCATTER = 0.0025
 /**
  * A dozen runs tell exponents to about 0.1. Published ones, of the same law and larger studies (0.28 to 0.37: Hoffmann et
- * al. 2022, Besiroglu et al. 2024, Muennighoff et al. 2023), count beside them as a measurement of 0.33 +- 0.05.
+ * al. 2022, Besiroglu et al. 2024, Muennighoff et al. 2023), count beside them as a measurement of 0.33 +- 0.1: twice
+ * their spread, as models of a sweep are far smaller.
  */
-export const SWEEP_FORM = { delta: 0.01, exponentPrior: { mean: 0.33, weight: (SCATTER / 0.05) ** 2 } }
+export const SWEEP_FORM = { delta: 0.01, exponentPrior: { mean: 0.33, weight: (SCATTER / 0.1) ** 2 } }
 const HELD_OUT_PART = 0.25
 
 /**

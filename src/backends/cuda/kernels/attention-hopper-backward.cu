@@ -27,6 +27,11 @@
 #define WRITERS 3
 #endif
 
+/** 1: q and k were turned by rope, and dq and dk are turned back; for heads of exactly HEAD_DIM columns, 64 or 128. */
+#ifndef UNROTATES
+#define UNROTATES 0
+#endif
+
 static_assert(HEAD_DIM == 64 || HEAD_DIM == 96 || HEAD_DIM == 128, "HEAD_DIM");
 static_assert(BLOCK_QUERIES == 64 || (BLOCK_QUERIES == 128 && HEAD_DIM == 64), "accumulators fit the registers");
 
@@ -267,6 +272,30 @@ TY_INLINE void storeRows(
   }
 }
 
+/** Rope's tables, f32 [positions, HEAD_DIM / 2], and the position of each row of q and k. */
+struct Rotation {
+  const int* positions;
+  const float* cosines;
+  const float* sines;
+
+  /** Turns pairs (a, b) of `PAIRS` fragments of 8 columns back; a begins at the head's first column. `row`: of the fragment. */
+  template <int PAIRS>
+  TY_INLINE void undo(float* a, float* b, i64 row, int below, bool isRow) const {
+    const i64 at = (isRow ? (i64)positions[row + 8 * below] : 0) * (HEAD_DIM / 2) + 2 * (threadIdx.x & 3);
+#pragma unroll
+    for (int j = 0; j < PAIRS; j++) {
+      const float2 c = *reinterpret_cast<const float2*>(cosines + at + 8 * j);
+      const float2 s = *reinterpret_cast<const float2*>(sines + at + 8 * j);
+      const int i = 4 * j + 2 * below;
+      const float a0 = a[i], a1 = a[i + 1], b0 = b[i], b1 = b[i + 1];
+      a[i] = a0 * c.x + b0 * s.x;
+      a[i + 1] = a1 * c.y + b1 * s.y;
+      b[i] = b0 * c.x - a0 * s.x;
+      b[i + 1] = b1 * c.y - a1 * s.y;
+    }
+  }
+};
+
 /** What a block works on, or unit -1: nothing more. A unit is one group (key-value head) of one sequence. */
 struct alignas(16) Item {
   int unit;
@@ -316,7 +345,10 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
     float scale,
     int isCausal,
     int window,
-    int unitsPerRound) {
+    int unitsPerRound,
+    const int* positions,
+    const float* cosines,
+    const float* sines) {
   extern __shared__ __align__(1024) u8 memory[];
   const u32 base = sharedAddress(memory);
   const u32 keyFull = base + BARRIERS_AT;
@@ -704,6 +736,11 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
       if (lane == 0) mbarrierArrive(oldKeyEmpty);
       if (KEY_STAGES == 1) keyParity ^= 1;
       const i64 position = (i64)batch * keys + keyFirst;
+#if UNROTATES
+#pragma unroll
+      for (int below = 0; below < 2; below++)
+        Rotation{positions, cosines, sines}.undo<HEAD_DIM / 16>(dkSum, dkSum + HEAD_DIM / 4, (i64)batch * keys + key, below, key + 8 * below < keys);
+#endif
       storeRows<HEAD_DIM>(dk + position * dkStride + column, dkStride, keys - keyFirst, headDim, dkSum, scale);
       storeRows<HEAD_DIM>(dv + position * dvStride + column, dvStride, keys - keyFirst, headDim, dvSum, 1.0f);
       if (KEY_STAGES == 1) item = nextItem();
@@ -714,25 +751,44 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
   }
 }
 
-/** dq = scale * dqSum, or 0 for tiles that no keys came to. Grid [tiles, numHeads, batch], 256 threads. */
+/**
+ * dq = scale * dqSum, or 0 for tiles that no keys came to. Grid [tiles, numHeads, batch]; 256 threads, or 128 for all
+ * columns where these are turned back and the halves of a head are those of two warpgroups.
+ */
 extern "C" __global__ void __launch_bounds__(256) attention_backward_finish(
-    scalar_t* dq, const float* dqSum, const int* counters, i64 dqStride, int queries, int headDim, float scale) {
+    scalar_t* dq, const float* dqSum, const int* counters, i64 dqStride, int queries, int headDim, float scale,
+    const int* positions, const float* cosines, const float* sines) {
+  constexpr int GROUPS = UNROTATES && !IS_DQ_BY_ROWS ? 2 : 1;
   const i64 block = ((i64)blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-  const int group = threadIdx.x >> 7;
   const bool isEmpty = counters[1 + block] == 0;
-  const float4* const source =
-      reinterpret_cast<const float4*>(dqSum + block * (2 * DQ_BYTES / 4) + group * (DQ_BYTES / 4)) + (threadIdx.x & 127);
-  float x[DQ_COLUMNS / 2];
+  const int first = threadIdx.x >> 7;
+  float x[GROUPS][DQ_COLUMNS / 2];
 #pragma unroll
-  for (int j = 0; j < DQ_COLUMNS / 8; j++) {
-    const float4 four = isEmpty ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : source[j * 128];
-    x[4 * j] = four.x;
-    x[4 * j + 1] = four.y;
-    x[4 * j + 2] = four.z;
-    x[4 * j + 3] = four.w;
+  for (int g = 0; g < GROUPS; g++) {
+    const float4* const source =
+        reinterpret_cast<const float4*>(dqSum + block * (2 * DQ_BYTES / 4) + (first + g) * (DQ_BYTES / 4)) +
+        (threadIdx.x & 127);
+#pragma unroll
+    for (int j = 0; j < DQ_COLUMNS / 8; j++) {
+      const float4 four = isEmpty ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : source[j * 128];
+      x[g][4 * j] = four.x;
+      x[g][4 * j + 1] = four.y;
+      x[g][4 * j + 2] = four.z;
+      x[g][4 * j + 3] = four.w;
+    }
   }
-  const int row0 = blockIdx.x * BLOCK_QUERIES + (IS_DQ_BY_ROWS ? group * 64 : 0);
-  const int column0 = IS_DQ_BY_ROWS ? 0 : group * DQ_COLUMNS;
-  scalar_t* const to = dq + ((i64)blockIdx.z * queries + row0) * dqStride + blockIdx.y * headDim + column0;
-  storeRows<DQ_COLUMNS>(to, dqStride, queries - row0, headDim - column0, x, scale);
+  const int row0 = blockIdx.x * BLOCK_QUERIES + (IS_DQ_BY_ROWS ? first * 64 : 0);
+#if UNROTATES
+  const int row = row0 + ((threadIdx.x >> 5) & 3) * 16 + ((threadIdx.x & 31) >> 2);
+#pragma unroll
+  for (int below = 0; below < 2; below++)
+    Rotation{positions, cosines, sines}.undo<HEAD_DIM / 16>(x[0], IS_DQ_BY_ROWS ? x[0] + HEAD_DIM / 4 : x[GROUPS - 1],
+                                 (i64)blockIdx.z * queries + row, below, row + 8 * below < queries);
+#endif
+#pragma unroll
+  for (int g = 0; g < GROUPS; g++) {
+    const int column0 = IS_DQ_BY_ROWS ? 0 : (first + g) * DQ_COLUMNS;
+    scalar_t* const to = dq + ((i64)blockIdx.z * queries + row0) * dqStride + blockIdx.y * headDim + column0;
+    storeRows<DQ_COLUMNS>(to, dqStride, queries - row0, headDim - column0, x[g], scale);
+  }
 }

@@ -1,4 +1,4 @@
-// Attention of a decoding step for few sequences: long ones are split over blocks, whose parts are then joined.
+// Attention of a decoding step for few sequences: long ones are split over blocks; the last of them to be done joins the parts.
 //
 // An item is a sequence, a key-value head and a split of its positions; a block takes one at a time, its warps 16 positions.
 #pragma once
@@ -28,6 +28,52 @@ struct Span {
     end = min(chunks, begin + each);
   }
 };
+
+/** Counters of splits that are done, of a sequence and a key-value head: they lie behind the counters of phases. */
+constexpr int JOINED_AT = COUNTERS * COUNTER_WORDS, JOINED_WORDS = 8;
+
+/** The last block of a sequence and key-value head to come here joins the splits of all of them: a thread a column. */
+TY_INLINE void joinSplits(const Step& step, const Span& span) {
+  constexpr int AT_ONCE = 8;
+  __shared__ bool isLastSplit;
+  blockSync();
+  if (threadIdx.x == 0) {
+    u32* done = step.counters + JOINED_AT + (span.sequence * KV_HEADS + span.kvHead) * JOINED_WORDS;
+    isLastSplit = addRelease(done, 1) == (u32)span.splits - 1;
+    if (isLastSplit) *done = 0;
+  }
+  blockSync();
+  if (!isLastSplit) return;
+  const i64 base = (i64)span.sequence * step.maxSplits;
+  for (int i = threadIdx.x; i < GROUP_WIDTH; i += THREADS) {
+    const int column = span.kvHead * GROUP_WIDTH + i;
+    float top = LOWEST, total = 0, value = 0;
+    for (int from = 0; from < span.splits; from += AT_ONCE) {
+      float lse[AT_ONCE], x[AT_ONCE], higher = top;
+#pragma unroll
+      for (int s = 0; s < AT_ONCE; s++) {
+        // Splits that there are not weigh nothing.
+        const i64 at = base + min(from + s, span.splits - 1);
+        lse[s] = loadShared(step.splitLse + at * HEADS + column / HEAD_DIM);
+        x[s] = loadShared(step.splitOut + at * Q_WIDTH + column);
+        if (from + s >= span.splits) lse[s] = LOWEST;
+      }
+#pragma unroll
+      for (int s = 0; s < AT_ONCE; s++) higher = fmaxf(higher, lse[s]);
+      const float old = exp2Fast(top - higher);
+      top = higher;
+      total *= old;
+      value *= old;
+#pragma unroll
+      for (int s = 0; s < AT_ONCE; s++) {
+        const float now = exp2Fast(lse[s] - top);
+        total += now;
+        value += x[s] * now;
+      }
+    }
+    fromFloat(step.mixed[(i64)span.sequence * Q_WIDTH + column], value / total);
+  }
+}
 
 /** This block's items of a layer's attention, to `mixed` or, where a sequence is split, to splitOut and splitLse. */
 template <typename Ring>
@@ -65,63 +111,7 @@ TY_INLINE void attendItems(const Step& step, const Layer& layer, Ring& ring, int
         if (i % HEAD_DIM == 0) step.splitLse[at * HEADS + column / HEAD_DIM] = merged.top + log2f(merged.total);
       }
     }
+    if (span.splits > 1 && span.begin < span.end) joinSplits(step, span);
     blockSync();
-  }
-}
-
-/** Whether any sequence is split. */
-TY_INLINE bool hasSplits(const Step& step) {
-  bool isSplit = false;
-  for (int sequence = 0; sequence < step.batch; sequence++) {
-    isSplit |= positionOf(step, sequence) >= CHUNK_POSITIONS * WHOLE_CHUNKS;
-  }
-  return isSplit && step.maxSplits > 1;
-}
-
-/** Joins the splits, after all have come: each of this block's items joins its share of its sequence's columns. */
-TY_INLINE void joinItems(const Step& step, int first, int items) {
-  constexpr int AT_ONCE = 8;
-  for (int item = first; item < items; item += gridDim.x) {
-    const Span span(step, item);
-    if (span.splits == 1 || span.begin >= span.end) continue;
-    const int share = (GROUP_WIDTH / 4 + span.splits - 1) / span.splits;
-    const int end = min(GROUP_WIDTH / 4, (span.split + 1) * share);
-    for (int i = span.split * share + threadIdx.x; i < end; i += THREADS) {
-      const int column = span.kvHead * GROUP_WIDTH + i * 4;
-      const i64 base = (i64)span.sequence * step.maxSplits;
-      float top = LOWEST, total = 0;
-      float4 value = make_float4(0, 0, 0, 0);
-      for (int from = 0; from < span.splits; from += AT_ONCE) {
-        float lse[AT_ONCE];
-        float4 x[AT_ONCE];
-        float higher = top;
-#pragma unroll
-        for (int s = 0; s < AT_ONCE; s++) {
-          lse[s] = LOWEST;
-          x[s] = make_float4(0, 0, 0, 0);
-          if (from + s < span.splits) {
-            lse[s] = loadShared(step.splitLse + (base + from + s) * HEADS + column / HEAD_DIM);
-            x[s] = loadSharedFloats(step.splitOut + (base + from + s) * Q_WIDTH + column);
-          }
-        }
-#pragma unroll
-        for (int s = 0; s < AT_ONCE; s++) higher = fmaxf(higher, lse[s]);
-        const float old = exp2Fast(top - higher);
-        top = higher;
-        total *= old;
-        value = make_float4(value.x * old, value.y * old, value.z * old, value.w * old);
-#pragma unroll
-        for (int s = 0; s < AT_ONCE; s++) {
-          const float now = exp2Fast(lse[s] - top);
-          total += now;
-          value.x += x[s].x * now;
-          value.y += x[s].y * now;
-          value.z += x[s].z * now;
-          value.w += x[s].w * now;
-        }
-      }
-      uint2 packed = make_uint2(packPair(value.x / total, value.y / total), packPair(value.z / total, value.w / total));
-      *reinterpret_cast<uint2*>(step.mixed + (i64)span.sequence * Q_WIDTH + column) = packed;
-    }
   }
 }

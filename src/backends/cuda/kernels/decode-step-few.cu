@@ -4,20 +4,34 @@
 // other warps takes a sixteenth of the inputs, kept in registers.
 #include "decode-cache-splits.cuh"
 
-/** A chunk of a weight: 16 rows of PIECE inputs, of which each warp has PIECE / WARPS; 64 bytes apart from the banks. */
-constexpr int PIECE = 512, WARP_PIECE = PIECE / WARPS;
-constexpr u32 PIECE_BYTES = PIECE * 2, PIECE_PITCH = PIECE_BYTES + 64, WEIGHT_CHUNK_BYTES = 16 * PIECE_PITCH;
-constexpr u32 ENTRY_BYTES = WEIGHT_CHUNK_BYTES;
+/** A tile of a weight: four rows and the four that rope, SwiGLU or nothing joins to them. */
+constexpr int TILE_ROWS = 8, PAIRS = 4;
+/** A chunk of a tile: PIECE inputs of its rows, or STRIPE at the end, 64 bytes apart from the banks. Warps share a stripe. */
+constexpr int PIECE = 1024, STRIPE = 512, WARP_STRIPE = STRIPE / WARPS;
+constexpr u32 PIECE_PITCH = PIECE * 2 + 64, ENTRY_BYTES = (TILE_ROWS * PIECE_PITCH + 1023) / 1024 * 1024;
 static_assert(CHUNK_BYTES <= ENTRY_BYTES && ENTRY_BYTES % 1024 == 0, "a chunk of a cache in an entry");
 /** Entries whose copies are under way at a time: more would only lengthen the queues in front of memory. */
-constexpr int IN_FLIGHT = 3;
-/** Sums of a tile are laid out [token][row] with gaps that keep the banks apart. */
-constexpr int TOKEN_STRIDE = 20, WARP_SUMS = TOKENS * TOKEN_STRIDE, TILE_SUMS = WARPS * WARP_SUMS;
-static_assert(HIDDEN % PIECE == 0 && Q_WIDTH % PIECE == 0 && FEED_FORWARD % PIECE == 0, "inputs of a warp");
+constexpr int IN_FLIGHT = 2;
+/** Sums of a tile: [token][row] of each warp. */
+constexpr int WARP_SUMS = TOKENS * TILE_ROWS, TILE_SUMS = WARPS * WARP_SUMS;
+static_assert(TOKENS == 8, "the rows of the products");
+static_assert(HIDDEN % STRIPE == 0 && Q_WIDTH % STRIPE == 0 && FEED_FORWARD % STRIPE == 0, "inputs of a warp");
+
+constexpr int QUAD_QKV = QKV_ROWS / 8, QUAD_STREAM = HIDDEN / 8, QUAD_GATE_UP = FEED_FORWARD / 4;
+TY_INLINE int quadTilesOf(int phase, int vocabSize) {
+  return phase == QKV ? QUAD_QKV : phase == GATE_UP ? QUAD_GATE_UP : phase == HEAD ? (vocabSize + 7) / 8 : QUAD_STREAM;
+}
+TY_INLINE int upperQuad(int phase, int tile) {
+  if (phase == QKV) return tile / (HALF_DIM / 4) * HEAD_DIM + tile % (HALF_DIM / 4) * 4;
+  return tile * (phase == GATE_UP ? 4 : 8);
+}
+TY_INLINE int lowerQuad(int phase, int tile) {
+  return upperQuad(phase, tile) + (phase == QKV ? HALF_DIM : phase == GATE_UP ? FEED_FORWARD : 4);
+}
 
 /** Tiles of a product or items of attention. */
 TY_INLINE int workOf(const Step& step, int phase) {
-  return phase == ATTEND ? step.batch * KV_HEADS * step.maxSplits : tilesOf(phase, step.vocabSize);
+  return phase == ATTEND ? step.batch * KV_HEADS * step.maxSplits : quadTilesOf(phase, step.vocabSize);
 }
 
 /** Where the work of a phase begins to go around the blocks: on from phase to phase. */
@@ -73,15 +87,14 @@ struct Producer {
   }
 
   TY_INLINE void copyTile(const Layer& layer, int phase, int tile) {
-    const int row = threadIdx.x & 15, inputs = inputsOf(phase);
-    const int at = row < 8 ? upperRow(phase, tile) + row : lowerRow(phase, tile) + row - 8;
+    const int row = threadIdx.x & 7, inputs = inputsOf(phase);
+    const int at = row < PAIRS ? upperQuad(phase, tile) + row : lowerQuad(phase, tile) + row - PAIRS;
     // Behind the last row of the head stands the last.
     const scalar_t* from = weightOf(step, layer, phase) + (i64)(phase == HEAD ? min(at, step.vocabSize - 1) : at) * inputs;
-    for (int piece = 0; piece < inputs; piece += PIECE) {
-      const u32 to = open(16 * PIECE_BYTES);
-      if ((threadIdx.x & 31) < 16) {
-        copyBulk(to + row * PIECE_PITCH, from + piece, PIECE_BYTES, fullOf(barriers, place.entry));
-      }
+    for (int input = 0; input < inputs; input += PIECE) {
+      const u32 bytes = 2 * min(PIECE, inputs - input);
+      const u32 to = open(TILE_ROWS * bytes);
+      if ((threadIdx.x & 31) < TILE_ROWS) copyBulk(to + row * PIECE_PITCH, from + input, bytes, fullOf(barriers, place.entry));
       place.advance();
     }
   }
@@ -127,40 +140,41 @@ struct Ring {
     if ((threadIdx.x & 31) == 0) mbarrierArrive(emptyOf(barriers, place.entry));
     place.advance();
   }
-  /** This lane's part of a chunk of a weight: 8 inputs of rows g and g + 8. */
-  TY_INLINE void take(uint4& a, uint4& b) {
+  /** This lane's part of a chunk of `COUNT` stripes: 8 inputs of row g of each. */
+  template <int COUNT>
+  TY_INLINE void take(uint4 (&w)[COUNT]) {
     const int lane = threadIdx.x & 31;
-    const u32 from = wait() + (lane >> 2) * PIECE_PITCH + (threadIdx.x >> 5) * WARP_PIECE * 2 + (lane & 3) * 16;
-    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(a.x), "=r"(a.y), "=r"(a.z), "=r"(a.w) : "r"(from) : "memory");
-    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(b.x), "=r"(b.y), "=r"(b.z), "=r"(b.w)
-                 : "r"(from + 8 * PIECE_PITCH)
-                 : "memory");
+    const u32 from = wait() + (lane >> 2) * PIECE_PITCH + (threadIdx.x >> 5) * (COUNT * WARP_STRIPE * 2) + (lane & 3) * 16;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                   : "=r"(w[i].x), "=r"(w[i].y), "=r"(w[i].z), "=r"(w[i].w)
+                   : "r"(from + i * WARP_STRIPE * 2)
+                   : "memory");
+    }
     release();
   }
 };
 
-/** This lane's part of the inputs [token][K]: tokens g, g + 8 ..; 8 elements of each piece. */
+/** This lane's part of the inputs [token][K]: token g; 8 elements of each stripe. */
 template <int K>
 struct Inputs {
-  static constexpr int ENTRIES = K / PIECE;
-  uint4 at[ENTRIES][TOKEN_TILES];
+  static constexpr int ENTRIES = K / STRIPE;
+  uint4 at[ENTRIES];
 
   static TY_INLINE int column(int entry) {
-    return entry * PIECE + (threadIdx.x >> 5) * WARP_PIECE + (threadIdx.x & 3) * 8;
+    // Warps share a chunk, so of a whole one each has two stripes' parts side by side.
+    const bool isWhole = entry / 2 * PIECE + PIECE <= K;
+    const int warp = threadIdx.x >> 5, inChunk = isWhole ? warp * 2 * WARP_STRIPE + entry % 2 * WARP_STRIPE : warp * WARP_STRIPE;
+    return entry / 2 * PIECE + inChunk + (threadIdx.x & 3) * 8;
   }
-  static TY_INLINE int token(int tile) { return tile * 8 + ((threadIdx.x & 31) >> 2); }
+  static TY_INLINE int token() { return (threadIdx.x & 31) >> 2; }
 
   /** `pieceOf(token, column)` gives 16 bytes. */
   template <typename PieceOf>
   TY_INLINE void load(int batch, PieceOf&& pieceOf) {
 #pragma unroll
-    for (int e = 0; e < ENTRIES; e++) {
-#pragma unroll
-      for (int n = 0; n < TOKEN_TILES; n++) {
-        at[e][n] = token(n) < batch ? pieceOf(token(n), column(e)) : make_uint4(0, 0, 0, 0);
-      }
-    }
+    for (int e = 0; e < ENTRIES; e++) at[e] = token() < batch ? pieceOf(token(), column(e)) : make_uint4(0, 0, 0, 0);
   }
 
   /** The part of a norm's weight that this lane needs: loaded before the inputs are waited for. */
@@ -172,97 +186,92 @@ struct Inputs {
     }
   };
 
-  /** RMSNorm of each token over all warps: x * rstd * weight. */
-  TY_INLINE void normalize(const Weight& weight, float eps, float* shared) {
-    const int warp = threadIdx.x >> 5, t = threadIdx.x & 3;
+  /**
+   * RMSNorm but for the scale of each token, which the sums of a product get: x * weight. What that scale is made of, the
+   * sum of squares of this warp's part of each token, goes to `squares`, [warp][token].
+   */
+  TY_INLINE void weigh(const Weight& weight, float* squares) {
+    float sum = 0;
 #pragma unroll
-    for (int n = 0; n < TOKEN_TILES; n++) {
-      float sum = 0;
+    for (int e = 0; e < ENTRIES; e++) {
+      const Pack<scalar_t> x = reinterpret_cast<const Pack<scalar_t>&>(at[e]);
+      const Pack<scalar_t>& scale = reinterpret_cast<const Pack<scalar_t>&>(weight.at[e]);
+      u32 y[4];
 #pragma unroll
-      for (int e = 0; e < ENTRIES; e++) {
-        const Pack<scalar_t>& x = reinterpret_cast<const Pack<scalar_t>&>(at[e][n]);
-#pragma unroll
-        for (int i = 0; i < 8; i++) sum = fmaf(toFloat(x.at[i]), toFloat(x.at[i]), sum);
+      for (int i = 0; i < 4; i++) {
+        const float low = toFloat(x.at[2 * i]), high = toFloat(x.at[2 * i + 1]);
+        sum = fmaf(low, low, fmaf(high, high, sum));
+        y[i] = packPair(low * toFloat(scale.at[2 * i]), high * toFloat(scale.at[2 * i + 1]));
       }
-      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-      if (t == 0) shared[warp * TOKENS + token(n)] = sum;
+      at[e] = make_uint4(y[0], y[1], y[2], y[3]);
     }
-    blockSync();
-#pragma unroll
-    for (int n = 0; n < TOKEN_TILES; n++) {
-      float sum = 0;
-#pragma unroll
-      for (int w = 0; w < WARPS; w++) sum += shared[w * TOKENS + token(n)];
-      const float rstd = rsqrtf(sum / K + eps);
-#pragma unroll
-      for (int e = 0; e < ENTRIES; e++) {
-        const Pack<scalar_t>& x = reinterpret_cast<const Pack<scalar_t>&>(at[e][n]);
-        const Pack<scalar_t>& scale = reinterpret_cast<const Pack<scalar_t>&>(weight.at[e]);
-        u32 y[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          y[i] = packPair(toFloat(x.at[2 * i]) * rstd * toFloat(scale.at[2 * i]),
-                          toFloat(x.at[2 * i + 1]) * rstd * toFloat(scale.at[2 * i + 1]));
-        }
-        at[e][n] = make_uint4(y[0], y[1], y[2], y[3]);
-      }
-    }
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    if ((threadIdx.x & 3) == 0) squares[(threadIdx.x >> 5) * TOKENS + token()] = sum;
   }
 };
 
+/** RMSNorm's scale of a token of K elements, from what all warps gave. */
+template <int K>
+TY_INLINE float scaleOf(const float* squares, int token, float eps) {
+  float sum = 0;
+#pragma unroll
+  for (int w = 0; w < WARPS; w++) sum += squares[w * TOKENS + token];
+  return rsqrtf(sum / K + eps);
+}
+
 /**
- * This block's tiles of a product: `use(tile, row, token, upper, lower, operands)` gets the sums of row `row` of both
- * halves of a tile, from one thread, and what `prepare(tile, row, token)` gave before: loads that the sums need not wait
- * for. Warps of a tile's end take turns, except where `isFixed`.
+ * This block's tiles of a product: `use(tile, row, token, upper, lower, operands)` gets the sums of one of the four pairs of
+ * rows of a tile times `scale(token)`, and what `prepare(tile, row, token)` gave before: loads that the sums need not wait for. Warps finish tiles
+ * by turns, or the first one all where `isFixed`; the last one says that the block is done with `phase`.
  */
-template <int K, bool isFixed, typename Prepare, typename Use>
-TY_INLINE void product(Ring& ring, const Inputs<K>& x, int first, int tiles, int batch, float* sums,
-                       Prepare&& prepare, Use&& use) {
-  constexpr int WORKERS = 8 * TOKENS, TURNS = isFixed ? 1 : THREADS / WORKERS;
-  const int warp = threadIdx.x >> 5, g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
+template <int K, bool isFixed, typename Prepare, typename Scale, typename Use>
+TY_INLINE void product(const Step& step, int phase, Ring& ring, const Inputs<K>& x, int first, int tiles, float* sums, Prepare&& prepare,
+                       Scale&& scale, Use&& use) {
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, row = lane & 3, token = lane >> 2;
   int turn = 0;
   for (int tile = first; tile < tiles; tile += gridDim.x) {
-    const int worker = (int)threadIdx.x - turn % TURNS * WORKERS, row = worker & 7, token = worker >> 3;
-    const bool isWorker = worker >= 0 && token < batch && token < TOKENS;
+    const bool isWorker = warp == (isFixed ? 0 : turn % WARPS);
     float2 operands = make_float2(0, 0);
-    if (isWorker) operands = prepare(tile, row, token);
-    float even[TOKEN_TILES][4] = {}, odd[TOKEN_TILES][4] = {};
+    if (isWorker && token < step.batch) operands = prepare(tile, row, token);
+    float even[4] = {}, odd[4] = {};
+    const auto multiplyStripe = [&](const uint4& w, int entry) {
+      multiply(even, x.at[entry].x, 0, x.at[entry].y, 0, w.x, w.y);
+      multiply(odd, x.at[entry].z, 0, x.at[entry].w, 0, w.z, w.w);
+    };
 #pragma unroll
-    for (int e = 0; e < Inputs<K>::ENTRIES; e++) {
-      uint4 a, b;
-      ring.take(a, b);
-#pragma unroll
-      for (int n = 0; n < TOKEN_TILES; n++) {
-        multiply(even[n], a.x, b.x, a.y, b.y, x.at[e][n].x, x.at[e][n].y);
-        multiply(odd[n], a.z, b.z, a.w, b.w, x.at[e][n].z, x.at[e][n].w);
-      }
+    for (int e = 0; e + 1 < Inputs<K>::ENTRIES; e += 2) {
+      uint4 w[2];
+      ring.take(w);
+      multiplyStripe(w[0], e);
+      multiplyStripe(w[1], e + 1);
+    }
+    if (Inputs<K>::ENTRIES % 2 != 0) {
+      uint4 w[1];
+      ring.take(w);
+      multiplyStripe(w[0], Inputs<K>::ENTRIES - 1);
     }
     // Two buffers: who still reads one has not yet come to the barrier of the other.
     float* buffer = sums + (turn & 1) * TILE_SUMS;
-    float* to = buffer + warp * WARP_SUMS + g;
-#pragma unroll
-    for (int n = 0; n < TOKEN_TILES; n++) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        to[(n * 8 + 2 * t + (i & 1)) * TOKEN_STRIDE + (i >> 1) * 8] = even[n][i] + odd[n][i];
-      }
-    }
+    *reinterpret_cast<float2*>(buffer + warp * WARP_SUMS + token * TILE_ROWS + row * 2) = make_float2(even[0] + odd[0], even[1] + odd[1]);
     blockSync();
     if (isWorker) {
-      const float* from = buffer + token * TOKEN_STRIDE + row;
+      const float* from = buffer + token * TILE_ROWS + row;
       float upper = 0, lower = 0;
 #pragma unroll
       for (int w = 0; w < WARPS; w++) {
         upper += from[w * WARP_SUMS];
-        lower += from[w * WARP_SUMS + 8];
+        lower += from[w * WARP_SUMS + PAIRS];
       }
-      use(tile, row, token, upper, lower, operands);
+      const float factor = scale(token);
+      if (token < step.batch) use(tile, row, token, upper * factor, lower * factor, operands);
+      if (tile + (int)gridDim.x >= tiles) {
+        __syncwarp();
+        if (lane == 0) arriveRelease(step, phase);
+      }
     }
     turn++;
   }
-  // The buffers are free for what comes next.
-  blockSync();
 }
 
 TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
@@ -291,7 +300,6 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
 
   Ring ring{ringAt, barriers};
   const int batch = step.batch, items = workOf(step, ATTEND), blocks = gridDim.x;
-  const bool isSplit = hasSplits(step);
   Rotation rotation;
   // Blocks that are done with a phase once it is over: those that have a part in it, in every layer.
   const auto expected = [&](int phase, int layer) { return (u32)((layer + 1) * min(workOf(step, phase), blocks)); };
@@ -300,19 +308,21 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
     return *reinterpret_cast<const uint4*>(step.table + (i64)step.tokens[token] * HIDDEN + column);
   };
   const auto residual = [&](int tile, int row, int token) {
-    const scalar_t* from = step.stream + (i64)token * HIDDEN + tile * 16 + row;
-    return make_float2(loadShared(from), loadShared(from + 8));
+    const scalar_t* from = step.stream + (i64)token * HIDDEN + tile * 8 + row;
+    return make_float2(loadShared(from), loadShared(from + 4));
   };
   const auto addToStream = [&](int tile, int row, int token, float upper, float lower, float2 old) {
-    scalar_t* to = step.stream + (i64)token * HIDDEN + tile * 16 + row;
+    scalar_t* to = step.stream + (i64)token * HIDDEN + tile * 8 + row;
     fromFloat(to[0], old.x + upper);
-    fromFloat(to[8], old.y + lower);
+    fromFloat(to[4], old.y + lower);
   };
+  const auto normScale = [&](int token) { return scaleOf<HIDDEN>(squares, token, step.eps); };
+  const auto noScale = [](int) { return 1.0f; };
   const auto nothing = [](int, int, int) { return make_float2(0, 0); };
 
   for (int l = 0; l < step.numLayers; l++) {
     const Layer& layer = layers[l];
-    if (const int first = rotation.next(QKV_TILES); first < QKV_TILES) {
+    if (const int first = rotation.next(QUAD_QKV); first < QUAD_QKV) {
       Inputs<HIDDEN> x;
       const Inputs<HIDDEN>::Weight norm(layer.inputNorm);
       if (l == 0) {
@@ -321,56 +331,46 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
         await(step, DOWN, expected(DOWN, l - 1));
         x.load(batch, fromStream);
       }
-      x.normalize(norm, step.eps, squares);
-      product<HIDDEN, false>(ring, x, first, QKV_TILES, batch, area, [&](int tile, int row, int token) {
-        return angleOf(step, tile % (HALF_DIM / 8) * 8 + row, token);
-      }, [&](int tile, int row, int token, float upper, float lower, float2 angle) {
-        storeHead(step, layer, tile / (HALF_DIM / 8), tile % (HALF_DIM / 8) * 8 + row, token, angle, upper, lower);
+      x.weigh(norm, squares);
+      product<HIDDEN, false>(step, QKV, ring, x, first, QUAD_QKV, area, [&](int tile, int row, int token) {
+        return angleOf(step, tile % (HALF_DIM / 4) * 4 + row, token);
+      }, normScale, [&](int tile, int row, int token, float upper, float lower, float2 angle) {
+        storeHead(step, layer, tile / (HALF_DIM / 4), tile % (HALF_DIM / 4) * 4 + row, token, angle, upper, lower);
       });
-      arrive(step, QKV);
     }
     if (const int first = rotation.next(items); first < items) {
       await(step, QKV, expected(QKV, l));
       attendItems(step, layer, ring, first, items, area);
-      if (isSplit) {
-        arrive(step, SPLIT);
-        await(step, SPLIT, expected(ATTEND, l));
-        joinItems(step, first, items);
-        blockSync();
-      }
       arrive(step, ATTEND);
     }
-    if (const int first = rotation.next(HIDDEN / 16); first < HIDDEN / 16) {
+    if (const int first = rotation.next(QUAD_STREAM); first < QUAD_STREAM) {
       await(step, ATTEND, expected(ATTEND, l));
       Inputs<Q_WIDTH> x;
       x.load(batch, [&](int token, int column) { return loadShared16(step.mixed + (i64)token * Q_WIDTH + column); });
-      product<Q_WIDTH, false>(ring, x, first, HIDDEN / 16, batch, area, [&](int tile, int row, int token) {
+      product<Q_WIDTH, false>(step, O, ring, x, first, QUAD_STREAM, area, [&](int tile, int row, int token) {
         if (l > 0) return residual(tile, row, token);
         // The residual stream starts as the tokens' embeddings.
-        const scalar_t* from = step.table + (i64)step.tokens[token] * HIDDEN + tile * 16 + row;
-        return make_float2(toFloat(from[0]), toFloat(from[8]));
-      }, addToStream);
-      arrive(step, O);
+        const scalar_t* from = step.table + (i64)step.tokens[token] * HIDDEN + tile * 8 + row;
+        return make_float2(toFloat(from[0]), toFloat(from[4]));
+      }, noScale, addToStream);
     }
-    if (const int first = rotation.next(FEED_FORWARD / 8); first < FEED_FORWARD / 8) {
+    if (const int first = rotation.next(QUAD_GATE_UP); first < QUAD_GATE_UP) {
       const Inputs<HIDDEN>::Weight norm(layer.postNorm);
       await(step, O, expected(O, l));
       Inputs<HIDDEN> x;
       x.load(batch, fromStream);
-      x.normalize(norm, step.eps, squares);
-      product<HIDDEN, false>(ring, x, first, FEED_FORWARD / 8, batch, area, nothing,
+      x.weigh(norm, squares);
+      product<HIDDEN, false>(step, GATE_UP, ring, x, first, QUAD_GATE_UP, area, nothing, normScale,
                              [&](int tile, int row, int token, float gate, float up, float2) {
-        step.activated[(i64)token * FEED_FORWARD + tile * 8 + row] = cast<scalar_t>(silu(gate) * up);
+        step.activated[(i64)token * FEED_FORWARD + tile * 4 + row] = cast<scalar_t>(silu(gate) * up);
       });
-      arrive(step, GATE_UP);
     }
-    if (const int first = rotation.next(HIDDEN / 16); first < HIDDEN / 16) {
+    if (const int first = rotation.next(QUAD_STREAM); first < QUAD_STREAM) {
       await(step, GATE_UP, expected(GATE_UP, l));
       Inputs<FEED_FORWARD> x;
       x.load(batch,
              [&](int token, int column) { return loadShared16(step.activated + (i64)token * FEED_FORWARD + column); });
-      product<FEED_FORWARD, false>(ring, x, first, HIDDEN / 16, batch, area, residual, addToStream);
-      arrive(step, DOWN);
+      product<FEED_FORWARD, false>(step, DOWN, ring, x, first, QUAD_STREAM, area, residual, noScale, addToStream);
     }
   }
 
@@ -378,12 +378,12 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
   await(step, DOWN, expected(DOWN, step.numLayers - 1));
   Inputs<HIDDEN> x;
   x.load(batch, fromStream);
-  x.normalize(norm, step.eps, squares);
+  x.weigh(norm, squares);
   u64 best = 0;
-  const int tiles = tilesOf(HEAD, step.vocabSize);
-  product<HIDDEN, true>(ring, x, rotation.next(tiles), tiles, batch, area, nothing,
+  const int tiles = quadTilesOf(HEAD, step.vocabSize);
+  product<HIDDEN, true>(step, HEAD, ring, x, rotation.next(tiles), tiles, area, nothing, normScale,
                         [&](int tile, int row, int token, float upper, float lower, float2) {
-    const int a = tile * 16 + row, b = a + 8;
+    const int a = tile * 8 + row, b = a + 4;
     float* logits = step.logits == nullptr ? nullptr : step.logits + (i64)token * step.vocabSize;
     if (a < step.vocabSize) {
       best = larger(best, rankOf(upper, a));
@@ -394,12 +394,12 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
       if (logits != nullptr) logits[b] = lower;
     }
   });
-  // The eight rows of a token lie in neighbouring lanes.
+  // The rows of a token lie in neighbouring lanes.
 #pragma unroll
-  for (int distance = 1; distance < 8; distance <<= 1) {
+  for (int distance = 1; distance < PAIRS; distance <<= 1) {
     best = larger(best, __shfl_xor_sync(0xffffffffu, best, distance));
   }
-  const int token = threadIdx.x >> 3;
-  if ((threadIdx.x & 7) == 0 && token < batch) step.best[(i64)token * gridDim.x + blockIdx.x] = best;
-  finishStep(step);
+  const int token = threadIdx.x >> 2;
+  if ((threadIdx.x & 3) == 0 && token < batch) step.best[(i64)token * gridDim.x + blockIdx.x] = best;
+  finishStep(step, gridDim.x);
 }

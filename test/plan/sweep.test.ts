@@ -40,12 +40,12 @@ test('a grid spends its budget, keeps to the text, and gives every size runs of 
     assert.ok(grid.cells.length >= 9, `${grid.cells.length}`)
     for (const { size, horizon } of grid.cells) {
       const [parameters, tokens] = [grid.sizes[size]!.parameters, grid.horizons[horizon]!]
-      assert.ok(tokens <= uniqueTokens && tokens >= 4.9 * parameters)
+      assert.ok(tokens <= uniqueTokens && tokens >= 8 * parameters)
       assert.ok(6 * parameters * tokens <= grid.largestFlops)
     }
     for (const [index, { shape, parameters }] of grid.sizes.entries()) {
       assert.equal(parameters, shapeParameters(shape, setting.vocabSize))
-      assert.equal(shape.hiddenSize * 2, grid.sizes[0]!.shape.hiddenSize * (index + 2))
+      assert.equal(shape.hiddenSize * 3, grid.sizes[0]!.shape.hiddenSize * (index + 3))
       assert.equal(shape.numHiddenLayers, grid.family.numHiddenLayers)
       assert.equal(shape.hiddenSize, grid.family.headDim * shape.numAttentionHeads)
       assert.ok(shape.numAttentionHeads >= 2)

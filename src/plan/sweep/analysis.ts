@@ -111,7 +111,10 @@ function recommend(
   const shape = shapeOf(factor * largest.parameters, setting.vocabSize, grid.family)
   if (shape === undefined) return undefined
   const wanted = estimate((law) => optimalTokens(law, factor * largest.parameters))
-  const tokens = Math.min(wanted.value, budget.uniqueTokens)
+  // No fewer tokens a parameter than any run of the fit: a model that knows pairs of tokens only is on no law.
+  const ratios = grid.cells.map(({ size, horizon }) => grid.horizons[horizon]! / grid.sizes[size]!.parameters)
+  const least = Math.min(...ratios) * factor * largest.parameters
+  const tokens = Math.min(Math.max(wanted.value, least), budget.uniqueTokens)
   const tuned = tunedFor(tuning.law, factor * largest.parameters, tokens, setting.seqLen)
   const spec = runSpec('target', shape, { tokens, ...tuned }, setting)
   return {

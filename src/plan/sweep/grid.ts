@@ -4,7 +4,7 @@
 import { ConfigError } from '../../core/errors.ts'
 import { TRAINING_FLOPS } from '../scaling/parametric-law.ts'
 import { flopsPerToken, type SweepSetting } from './run-spec.ts'
-import { familyOf, LARGEST_UNIT, ladderOf, type ModelFamily, type ModelShape, shapeParameters } from './shapes.ts'
+import { familyOf, LARGEST_UNIT, LEAST_UNIT, ladderOf, type ModelFamily, type ModelShape, shapeParameters } from './shapes.ts'
 
 export interface SweepBudget {
   /** FLOPs of all runs, attention included. */
@@ -46,11 +46,13 @@ export interface SweepGrid {
 export const STEP = 1.6
 const HORIZONS = 5
 /** 6 N D of the dearest run over that of the smallest model at the longest horizon: more where the text is short. */
-const DEAREST = [1.32, 1.7, 2.1, 2.7]
+const DEAREST = [1.32, 1.7, 2.1, 2.7, 3.5, 4.8]
 /** Tokens a parameter of the smallest model at the first horizon: wanted, and what is let pass. */
-const FIRST_RATIO = { wanted: 28, least: 14, most: 100 }
+const FIRST_RATIO = { wanted: 40, least: 20, most: 100 }
 /** Small models first stand on a plateau, where they know pairs of tokens only, larger ones for more tokens: no law there. */
-const [LEAST_TOKENS, LEAST_RATIO] = [500_000, 4.9]
+const [LEAST_TOKENS, LEAST_RATIO] = [500_000, 8]
+/** Tokens a parameter that the text must have for a model four times the largest: with 4 to 8 such models were 3 to 6 % off the law. */
+const LEAST_TARGET_RATIO = 12
 /** Runs that the searches make at an anchor, on average. */
 const TRIALS = { small: 6, long: 5, large: 4 }
 /** Shapes besides the usual one. */
@@ -60,7 +62,7 @@ export const OTHER_DEPTHS = [0.5, 2] as const
 export function planGrid(budget: SweepBudget, setting: SweepSetting): SweepGrid {
   let best: { grid: SweepGrid; miss: number } | undefined
   let least = Number.POSITIVE_INFINITY
-  for (let unit = 16; unit <= LARGEST_UNIT; unit += unit < 64 ? 16 : 32) {
+  for (let unit = LEAST_UNIT; unit <= LARGEST_UNIT; unit += unit < 16 ? 8 : unit < 64 ? 16 : 32) {
     const grids = gridsOf(unit, budget, setting)
     for (const grid of grids) {
       const cost = sweepCost(grid, budget, setting)
@@ -106,6 +108,7 @@ function latticeOf(
   const first = Math.max(LEAST_TOKENS, ratio * sizes[0]!.parameters)
   const horizons = Array.from({ length: HORIZONS }, (_, k) => first * STEP ** k)
   if (horizons.at(-1)! > budget.uniqueTokens) return undefined
+  if (4 * LEAST_TARGET_RATIO * sizes.at(-1)!.parameters > budget.uniqueTokens) return undefined
   const largestProduct = dearest * sizes[0]!.parameters * horizons.at(-1)!
   const cells = sizes.flatMap(({ parameters }, size) =>
     horizons.flatMap((tokens, horizon) => {

@@ -1,4 +1,4 @@
-// Llamas for a sweep: a ladder of widths 2, 3, 4 and 5 times a unit, and larger models of the same family. All have the same
+// Llamas for a sweep: a ladder of widths 3 to 7 times a unit, and larger models of the same family. All have the same
 // layers, the same width of a head and the same proportion of the MLP, so that width alone changes: a whole layer more or
 // less, or an MLP of other proportions, would be a step in the law.
 import { invariant } from '../../core/errors.ts'
@@ -18,8 +18,8 @@ export interface ModelFamily {
 }
 
 /** Two heads at least: a model of width 32 with one head of 32 lost 5 % to one of width 48 with three of 16. */
-const LADDER = [2, 3, 4, 5]
-export const LARGEST_UNIT = 1024
+const LADDER = [3, 4, 5, 6, 7]
+export const [LEAST_UNIT, LARGEST_UNIT] = [8, 1024]
 /** Layers by width; one layer cannot look up what followed an earlier token: its losses lie on another curve. */
 const [WIDTH_PER_LAYER, LEAST_LAYERS] = [40, 2]
 /** Width of the MLP for each width of the model, as SwiGLU's three matrices want it; and what is still sensible. */
@@ -27,9 +27,9 @@ const [MLP_RATIO, LOWEST_RATIO, HIGHEST_RATIO] = [8 / 3, 1, 5]
 const MLP_STEP = 8
 const LARGEST_MISS = 0.02
 
-/** @param unit  a multiple of 16 */
+/** @param unit  a multiple of 8 */
 export function familyOf(unit: number): ModelFamily {
-  const headDim = [64, 32, 16].find((candidate) => unit % candidate === 0)
+  const headDim = [64, 32, 16, 8].find((candidate) => unit % candidate === 0)
   invariant(headDim !== undefined, `the unit of a sweep's widths is ${unit}`)
   return { headDim, numHiddenLayers: Math.max(LEAST_LAYERS, Math.round((4 * unit) / WIDTH_PER_LAYER)) }
 }

@@ -13,7 +13,7 @@ BF, HF = torch.bfloat16, torch.float16
 DTYPES = {BF: 1, HF: 2}
 # As in attention-hopper-backward.ts: queries of a tile, stages of keys, stages of queries.
 CONFIG = {64: (128, 2, 2), 96: (64, 1, 2), 128: (64, 1, 2)}
-CACHED_BYTES, LEAST_UNITS = 48 << 20, 32
+CACHED_BYTES, LEAST_UNITS, LEAST_UNITS_UNMASKED = 48 << 20, 32, 12
 driver = ctypes.CDLL('libcuda.so.1')
 folder = tempfile.mkdtemp()
 
@@ -185,7 +185,7 @@ class Problem:
         units = self.B * self.G
         if per_round is None:
             unit_bytes = self.H // self.G * self.Tq * self.D * 8 + self.Tk * self.D * 4
-            per_round = min(units, max(CACHED_BYTES // unit_bytes, LEAST_UNITS))
+            per_round = min(units, max(CACHED_BYTES // unit_bytes, LEAST_UNITS if self.causal else LEAST_UNITS_UNMASKED))
         items = units * -(-self.Tk // 128)
         module.launch('main', (min(items, multiprocessors), 1, 1), 384, module.shared, *maps, self.dk.data_ptr(), self.dv.data_ptr(),
                       sums.data_ptr(), statistics.data_ptr(), counters.data_ptr(), docs, self.dk.stride(1), self.dv.stride(1),

@@ -72,6 +72,5 @@ device.close()
 
 if (values.peer) {
   const script = join(import.meta.dirname, 'hf_decode.py')
-  const { stdout, stderr } = spawnSync('python3', [script, ...values.points.split(',')], { encoding: 'utf8' })
-  console.log(stdout || stderr)
+  spawnSync('python3', [script, ...values.points.split(',')], { stdio: 'inherit' })
 }

@@ -219,6 +219,13 @@ const sums: KernelCase[] = [
         Array.from({ length: 100 }, (_, i) => x!.slice(i, 1)),
       ),
   },
+  {
+    kernel: 'sumOfSquares',
+    name: 'sumOfSquares of tensors of two types, in turns',
+    tensors: { x: f32(70, 41), y: { shape: [70, 48] }, scalars: scalars() },
+    run: (k, { x, y, scalars }) =>
+      k.sumOfSquares(scalars!, Array.from({ length: 70 }, (_, i) => [x!.slice(i, 1), y!.slice(i, 1)]).flat()),
+  },
   ...[0, 0.5, 100].map(
     (maxNorm): KernelCase => ({
       kernel: 'clipFactor',

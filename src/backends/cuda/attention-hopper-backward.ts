@@ -30,6 +30,8 @@ const WRITERS = 3
  */
 const CACHED_BYTES = 48 << 20
 const LEAST_UNITS = 32
+/** The same without a causal mask, where more heads are slower. */
+const LEAST_UNITS_UNMASKED = 12
 
 interface Variant extends Config {
   readonly panels: number
@@ -123,7 +125,8 @@ export function attentionHopperBackward(
       )
       const units = batch * numKeyValueHeads
       const unitBytes = (numHeads / numKeyValueHeads) * queries * size * 8 + keys * size * 4
-      const unitsPerRound = Math.min(Math.max(Math.floor(CACHED_BYTES / unitBytes), LEAST_UNITS), units)
+      const leastUnits = options.isCausal ? LEAST_UNITS : LEAST_UNITS_UNMASKED
+      const unitsPerRound = Math.min(Math.max(Math.floor(CACHED_BYTES / unitBytes), leastUnits), units)
       variant.main(
         Math.min(units * Math.ceil(keys / BLOCK_KEYS), launcher.multiprocessors),
         384,

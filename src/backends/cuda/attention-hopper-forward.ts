@@ -32,16 +32,20 @@ const CONFIGS: Readonly<Record<number, Config>> = {
 }
 /** For heads of 64 over more keys than this: tiles of 192 queries, of which short sequences have too few. */
 const SHORT_KEYS = 2048
-const LONG_64: Config = { keys: 128, groups: 3, stages: 2 }
+const LONG_64: Config = { keys: 96, groups: 3, stages: 3 }
 /** For heads of 64 over fewer, where there are so many tiles of 256 queries a multiprocessor that they fill the card. */
 const MANY_64: Config = { keys: 64, groups: 4, stages: 4 }
 const MANY_TILES = 4
 
 const GROUP_QUERIES = 64
+/** HAS_OUT_TILES of the kernel: up to this head size results have tiles of their own in shared memory. */
+const LARGEST_WITH_OUT_TILES = 128
 /** Keys and values of the heads that are worked on at one time should stay in the 50 MB of the L2 cache. */
 const CACHED_BYTES = 32 << 20
 /** And these heads should have no more tiles of queries than this many per multiprocessor. */
 const TILES_AT_ONCE = 4
+/** The same without a causal mask, for heads of more than 64 columns. */
+const TILES_AT_ONCE_UNMASKED = 2
 
 interface Variant extends Config {
   readonly launch: CudaKernel
@@ -89,7 +93,7 @@ export function attentionHopperForward(launcher: Launcher): AttentionHopperForwa
 
     attention(out, lse, q, k, v, options) {
       const { numHeads, numKeyValueHeads, headDim } = options
-      invariant(isAligned(out), 'attention: out must allow 16-byte stores')
+      invariant(isAligned(out), 'attention: the rows of out must be 16-byte aligned')
       const [batch, queries] = q.shape as [number, number]
       const keys = k.shape[1]!
       const size = paddedSize(headDim)
@@ -97,17 +101,21 @@ export function attentionHopperForward(launcher: Launcher): AttentionHopperForwa
       const variant = variantFor(q.dtype, size, configFor(size, heads, queries, keys))
       const tilesPerHead = Math.ceil(queries / (GROUP_QUERIES * variant.groups))
       const cachedHeads = Math.floor(CACHED_BYTES / (4 * keys * size)) * (numHeads / numKeyValueHeads)
-      const headsAtOnce = Math.round((TILES_AT_ONCE * launcher.multiprocessors) / tilesPerHead)
+      const tilesAtOnce = options.isCausal || size <= 64 ? TILES_AT_ONCE : TILES_AT_ONCE_UNMASKED
+      const headsAtOnce = Math.round((tilesAtOnce * launcher.multiprocessors) / tilesPerHead)
       variant.launch(
         Math.min(tilesPerHead * heads, launcher.multiprocessors),
         128 * (variant.groups + 1),
         mapOf(q, numHeads, headDim, GROUP_QUERIES),
         mapOf(k, numKeyValueHeads, headDim, variant.keys),
         mapOf(v, numKeyValueHeads, headDim, variant.keys),
-        out.address,
+        mapOf(out, numHeads, headDim, GROUP_QUERIES),
+        q.address,
+        k.address,
         lse.address,
         options.docStart?.address ?? 0,
-        out.rowStride,
+        q.rowStride,
+        k.rowStride,
         numHeads,
         numKeyValueHeads,
         batch,
@@ -129,12 +137,13 @@ function paddedSize(headDim: number): number {
 
 function makeVariant(launcher: Launcher, dtype: Dtype, size: number, config: Config): Variant {
   const rowBytes = Math.ceil(size / PANEL_COLUMNS) * PANEL_COLUMNS * 2
-  const rows = config.groups * GROUP_QUERIES + 2 * config.stages * config.keys
-  const launch = launcher.kernel('attention-hopper-forward', 'attention_forward', 'mmmpppliiiiiifiii', {
+  const queryTiles = size <= LARGEST_WITH_OUT_TILES ? 2 : 1
+  const rows = config.groups * GROUP_QUERIES * queryTiles + 2 * config.stages * config.keys
+  const launch = launcher.kernel('attention-hopper-forward', 'attention_forward', 'mmmmpppplliiiiiifiii', {
     dtype,
     defines: { HEAD_DIM: size, BLOCK_KEYS: config.keys, GROUPS: config.groups, STAGES: config.stages },
     // Room to align the tiles to 1024 bytes, and the barriers behind them.
-    sharedBytes: 1024 + rows * rowBytes + 256,
+    sharedBytes: 1024 + rows * rowBytes + 512,
   })
   return { ...config, launch }
 }

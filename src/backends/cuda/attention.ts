@@ -1,6 +1,5 @@
 // Which kernels a call of attention runs on: our Hopper kernels, cuDNN's where that is installed and faster, our mma.sync
 // kernels on every card since sm_80, and plain f32 arithmetic for f32 models, soft-capped scores and biases. docs/attention.md has the measurements.
-import { realpathSync } from 'node:fs'
 import { ConfigError } from '../../core/errors.ts'
 import type { AttentionOptions, Kernels } from '../../core/kernels.ts'
 import type { Tensor } from '../../core/tensor.ts'
@@ -34,14 +33,8 @@ export function attentionKernels(runtime: CudaRuntime, settings: AttentionSettin
   const backward = isHopper ? attentionHopperBackward(runtime, { isDeterministic }) : undefined
   const cudnn = openCudnn(runtime, settings)
   const isAlone = choice === 'cudnn'
-  let isFast: boolean | undefined
   const prefersCudnn = (pass: 'forward' | 'backward', q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) => {
-    if (cudnn === undefined) return false
-    if (!isAlone) {
-      if (!isCudnnFaster(pass, k, options)) return false
-      isFast ??= isFastCudnn(settings.cudnn!)
-      if (!isFast) return false
-    }
+    if (cudnn === undefined || !(isAlone || isCudnnFaster(pass, options))) return false
     const isSupported = pass === 'forward' ? cudnn.supports(q, k, v, options) : cudnn.supportsBackward(q, k, v, options)
     if (isAlone && !isSupported) {
       throw new ConfigError(
@@ -86,17 +79,10 @@ function openCudnn(runtime: CudaRuntime, settings: AttentionSettings): Attention
   return attentionCudnn(runtime, cudnn, { isDeterministic })
 }
 
-/** The first cuDNN that was seen to be faster than our forward for anything; 9.14 is not. */
-const FAST_CUDNN = 91900
-
-/** As measured on an H100 (docs/attention.md): only the forward of small heads over few keys. */
-function isCudnnFaster(pass: 'forward' | 'backward', k: Tensor, { headDim }: AttentionOptions): boolean {
-  return pass === 'forward' && headDim <= 64 && k.shape[1]! < 2048
-}
-
-/** From the name of the file where that tells: a library of some hundred megabytes is not loaded to be left alone. */
-function isFastCudnn(library: CudnnLibrary): boolean {
-  const named = /\.so\.(\d+)\.(\d+)/.exec(realpathSync(library.path))
-  if (named !== null) return 10_000 * Number(named[1]) + 100 * Number(named[2]) >= FAST_CUDNN
-  return library.problem === undefined && library.version >= FAST_CUDNN
+/**
+ * As measured on an H100 (docs/attention.md): only gradients of heads of more than 128 columns, for which we have no
+ * kernels of our own for Hopper.
+ */
+function isCudnnFaster(pass: 'forward' | 'backward', { headDim }: AttentionOptions): boolean {
+  return pass === 'backward' && headDim > 128
 }

@@ -739,7 +739,8 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
 #if UNROTATES
 #pragma unroll
       for (int below = 0; below < 2; below++)
-        Rotation{positions, cosines, sines}.undo<HEAD_DIM / 16>(dkSum, dkSum + HEAD_DIM / 4, (i64)batch * keys + key, below, key + 8 * below < keys);
+        Rotation{positions, cosines, sines}.undo<HEAD_DIM / 16>(dkSum, dkSum + HEAD_DIM / 4, (i64)batch * keys + key,
+                                                                below, key + 8 * below < keys);
 #endif
       storeRows<HEAD_DIM>(dk + position * dkStride + column, dkStride, keys - keyFirst, headDim, dkSum, scale);
       storeRows<HEAD_DIM>(dv + position * dvStride + column, dvStride, keys - keyFirst, headDim, dvSum, 1.0f);
@@ -783,7 +784,8 @@ extern "C" __global__ void __launch_bounds__(256) attention_backward_finish(
 #pragma unroll
   for (int below = 0; below < 2; below++)
     Rotation{positions, cosines, sines}.undo<HEAD_DIM / 16>(x[0], IS_DQ_BY_ROWS ? x[0] + HEAD_DIM / 4 : x[GROUPS - 1],
-                                 (i64)blockIdx.z * queries + row, below, row + 8 * below < queries);
+                                                            (i64)blockIdx.z * queries + row, below,
+                                                            row + 8 * below < queries);
 #endif
 #pragma unroll
   for (int g = 0; g < GROUPS; g++) {

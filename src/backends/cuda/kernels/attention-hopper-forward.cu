@@ -2,12 +2,18 @@
 // A producer warp brings tiles by TMA; GROUPS warpgroups of 64 queries each multiply with wgmma, take turns on the
 // tensor cores and overlap the softmax of a tile with the product of the tile before and its values. Persistent blocks
 // draw tiles of queries, the longest first. K and V come in tiles of BLOCK_KEYS keys, in rings of STAGES.
-// Heads of up to HEAD_DIM columns (a multiple of 8): TMA fills the rest with zeros.
+// Heads of up to HEAD_DIM columns (a multiple of 8): TMA fills the rest with zeros, and leaves it out of what it stores.
+//
+// Exponentials are taken relative to the maximum of a row's first tile, not a running one: any shift gives the same
+// result as long as nothing overflows, and sums that grow too large say when it would. Then the warp computes the scores
+// of the tile again, by mma.sync from global memory, and takes their maximum as the new shift. This was 1 to 9 % faster
+// than a running maximum (nine shapes).
 //
 // Tried and dropped (H100): a part of the exponentials as polynomials (D64 T1024 1 % faster, D128 13 % slower), one
 // stream of tiles across tiles of queries (D64 T1024 1 % faster, D128 1 % slower), no turns (D128 T16384 11 % slower),
 // 176 keys a tile (D128 5 to 9 % slower), all heads in one group (D64 T1024 12 % slower), two tiles of queries a
-// warpgroup, each with products under way during the other's softmax (D64 T1024 13 % slower, T4096 30 %).
+// warpgroup, each with products under way during the other's softmax (D64 T1024 13 % slower, T4096 30 %), two blocks a
+// multiprocessor (D64 10 to 16 % slower).
 #include "attention-visibility.cuh"
 #include "hopper.cuh"
 
@@ -41,9 +47,25 @@ constexpr u32 QUERY_BYTES = PANELS * QUERY_PANEL_BYTES;
 constexpr u32 KEY_BYTES = PANELS * KEY_PANEL_BYTES;
 constexpr int SCORES = BLOCK_KEYS / 2;
 constexpr int OUTPUTS = HEAD_DIM / 2;
-/** The running maximum of a row is left behind by up to this power of two before its sums are rescaled. */
-constexpr float RESCALE_THRESHOLD = 8.0f;
+/** Where results wait for TMA: where there is room a place of their own, otherwise that of the queries. */
+constexpr bool HAS_OUT_TILES = HEAD_DIM <= 128;
+/** Sum of a thread's exponentials of a tile and row up to which the shift is kept. bf16 has the range of f32. */
+#if TY_DTYPE == 1
+constexpr float LARGEST_SUM = 1099511627776.0f;
+#else
+constexpr float LARGEST_SUM = 32768.0f;
+#endif
 #define NEGATIVE_INFINITY __int_as_float(0xff800000)
+
+/** Writes a box of shared memory to global memory, what lies inside the tensor. One thread, as for the following. */
+TY_INLINE void storeBox(const TensorMap& map, u32 shared, int c0, int c1, int c2, int c3) {
+  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),
+               "r"(shared), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+               : "memory");
+}
+TY_INLINE void commitBulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/** Until shared memory may be written again. */
+TY_INLINE void waitBulkRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 
 TY_INLINE float exp2Fast(float x) {
   float y;
@@ -77,6 +99,7 @@ struct Memory {
   u32 queries;
   u32 keys;
   u32 values;
+  u32 outs;
   u32 barriers;
   TY_INLINE u32 keyFull(int stage) const { return barriers + 8 * stage; }
   TY_INLINE u32 keyEmpty(int stage) const { return barriers + 8 * (STAGES + stage); }
@@ -84,8 +107,10 @@ struct Memory {
   TY_INLINE u32 valueEmpty(int stage) const { return barriers + 8 * (3 * STAGES + stage); }
   TY_INLINE u32 queryFull(int group) const { return barriers + 8 * (4 * STAGES + group); }
   TY_INLINE u32 queryEmpty(int group) const { return barriers + 8 * (4 * STAGES + GROUPS + group); }
-  /** Number of the tile whose queries are there, -1 at the end. */
-  TY_INLINE u32 tile(int group) const { return barriers + 8 * (4 * STAGES + 2 * GROUPS) + 4 * group; }
+  /** The tile whose queries are there: two places in turn, so that it can be read until its outputs are stored. */
+  TY_INLINE u32 tile(int group, u32 parity) const {
+    return barriers + 8 * (4 * STAGES + 2 * GROUPS) + 16 * (2 * group + parity);
+  }
 };
 
 struct Ring {
@@ -99,11 +124,25 @@ struct Ring {
   }
 };
 
+/** Of BLOCK_QUERIES queries; query0 -1: there are no more. */
 struct Tile {
   int batch;
   int head;
   int query0;
+  int padding;
 };
+TY_INLINE void storeTile(u32 address, const Tile& tile) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %3};" ::"r"(address), "r"(tile.batch), "r"(tile.head), "r"(tile.query0)
+               : "memory");
+}
+TY_INLINE Tile loadTile(u32 address) {
+  Tile tile;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(tile.batch), "=r"(tile.head), "=r"(tile.query0), "=r"(tile.padding)
+               : "r"(address)
+               : "memory");
+  return tile;
+}
 TY_INLINE Tile tileOf(int number, const Problem& problem) {
   const int tilesPerHead = (problem.queries + BLOCK_QUERIES - 1) / BLOCK_QUERIES;
   const int tilesPerGroup = problem.headsPerGroup * tilesPerHead;
@@ -111,7 +150,7 @@ TY_INLINE Tile tileOf(int number, const Problem& problem) {
   const int heads = min(problem.headsPerGroup, problem.batch * problem.numHeads - head0);
   const int rest = number % tilesPerGroup;
   const int head = head0 + rest % heads;
-  return {head / problem.numHeads, head % problem.numHeads, (tilesPerHead - 1 - rest / heads) * BLOCK_QUERIES};
+  return {head / problem.numHeads, head % problem.numHeads, (tilesPerHead - 1 - rest / heads) * BLOCK_QUERIES, 0};
 }
 
 /** Tiles of keys [first, end) that `count` queries from `query` on see some of; end <= first if there are none. */
@@ -173,7 +212,7 @@ TY_INLINE void produce(
 #pragma unroll
     for (int group = 0; group < GROUPS; group++) {
       mbarrierWait(memory.queryEmpty(group), queryParity);
-      asm volatile("st.shared.s32 [%0], %1;" ::"r"(memory.tile(group)), "r"(number) : "memory");
+      storeTile(memory.tile(group, queryParity ^ 1), tile);
       const u32 full = memory.queryFull(group);
       if (isBlind) {
         mbarrierArrive(full);
@@ -196,7 +235,7 @@ TY_INLINE void produce(
   }
   for (int group = 0; group < GROUPS; group++) {
     mbarrierWait(memory.queryEmpty(group), queryParity);
-    asm volatile("st.shared.s32 [%0], %1;" ::"r"(memory.tile(group)), "r"(-1) : "memory");
+    storeTile(memory.tile(group, queryParity ^ 1), {0, 0, -1, 0});
     mbarrierArrive(memory.queryFull(group));
   }
   if (atomicAdd(&drawnTiles[1], 1u) == gridDim.x - 1) {
@@ -205,40 +244,25 @@ TY_INLINE void produce(
   }
 }
 
-/** Lane t of four holds columns 8 j + 2 t of x[j]; afterwards it holds columns 8 t .. 8 t + 7. */
-TY_INLINE void transposeQuad(u32 (&x)[4]) {
-  const int lane = threadIdx.x & 3;
-#pragma unroll
-  for (int i = 0; i < 4; i += 2) {
-    const u32 y = __shfl_xor_sync(0xffffffffu, lane & 1 ? x[i] : x[i + 1], 1);
-    if (lane & 1) x[i] = y;
-    else x[i + 1] = y;
-  }
-#pragma unroll
-  for (int i = 0; i < 2; i++) {
-    const u32 y = __shfl_xor_sync(0xffffffffu, lane & 2 ? x[i] : x[i + 2], 2);
-    if (lane & 2) x[i] = y;
-    else x[i + 2] = y;
-  }
-}
-
 /** Of a warpgroup that multiplies: its sums, and the softmax of the thread's rows (lane / 4 and 8 further). */
 struct Consumer {
   float o[OUTPUTS];
   u32 p[SCORES / 2];
-  float rowMax[2];
+  /** What is subtracted from the scores times scaleLog2, -inf while a row has seen nothing. */
+  float shift[2];
+  /** Some row of the warp has seen nothing. */
+  bool isBlind;
   float rowSum[2];
-  /** What the sums so far must be multiplied with since the maximum moved. */
-  float factor[2];
 
   TY_INLINE void reset() {
 #pragma unroll
     for (int i = 0; i < OUTPUTS; i++) o[i] = 0.0f;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      rowMax[half] = NEGATIVE_INFINITY;
+      shift[half] = NEGATIVE_INFINITY;
       rowSum[half] = 0.0f;
     }
+    isBlind = true;
   }
 
   static TY_INLINE void multiplyKeys(float (&s)[SCORES], u32 queries, u32 keys) {
@@ -263,13 +287,9 @@ struct Consumer {
           o, p[4 * k], p[4 * k + 1], p[4 * k + 2], p[4 * k + 3], advance(b, k * 16 * PANEL_ROW_BYTES), 1);
   }
 
-  /**
-   * Replaces the scores of a tile by exponentials and adds up their rows. True if `rescale` must follow: the maximum
-   * only guards against overflow, so it may lag.
-   */
-  TY_INLINE bool exponentiate(float (&s)[SCORES], float scaleLog2) {
-    float top[2];
-    bool isMoved = false;
+  /** The shift becomes the maximum of the rows so far, and what was summed is scaled to it. */
+  TY_INLINE void shiftToMaximum(const float (&s)[SCORES], float scaleLog2) {
+    bool isRowBlind = false;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       float x = fmaxf(s[2 * half], s[2 * half + 1]);
@@ -277,44 +297,36 @@ struct Consumer {
       for (int i = 4; i < SCORES; i += 4) x = fmaxf(x, fmaxf(s[i + 2 * half], s[i + 2 * half + 1]));
       x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
       x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-      top[half] = fmaxf(x, rowMax[half]);
-      isMoved |= (top[half] - rowMax[half]) * scaleLog2 > RESCALE_THRESHOLD;
-    }
-    isMoved = __any_sync(0xffffffffu, isMoved);
-    if (isMoved) {
+      const float top = fmaxf(x * scaleLog2, shift[half]);
+      const float factor = top == NEGATIVE_INFINITY ? 1.0f : exp2Fast(shift[half] - top);
+      rowSum[half] *= factor;
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const float safe = top[half] == NEGATIVE_INFINITY ? 0.0f : top[half];
-        factor[half] = exp2Fast((rowMax[half] - safe) * scaleLog2);
-        rowMax[half] = top[half];
-        rowSum[half] *= factor[half];
+      for (int i = 0; i < OUTPUTS; i += 4) {
+        o[i + 2 * half] *= factor;
+        o[i + 2 * half + 1] *= factor;
       }
+      shift[half] = top;
+      isRowBlind |= top == NEGATIVE_INFINITY;
     }
+    isBlind = __any_sync(0xffffffffu, isRowBlind);
+  }
+
+  /** Replaces the scores of a tile by exponentials, and sums them by rows. False if the warp has too large a sum. */
+  TY_INLINE bool exponentiate(float (&s)[SCORES], float (&sum)[2], float scaleLog2) const {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const float shift = rowMax[half] == NEGATIVE_INFINITY ? 0.0f : -rowMax[half] * scaleLog2;
-      float sum = 0.0f;
+      const float minusShift = shift[half] == NEGATIVE_INFINITY ? 0.0f : -shift[half];
+      sum[half] = 0.0f;
 #pragma unroll
       for (int i = 0; i < SCORES; i += 4) {
         float& x = s[i + 2 * half];
         float& y = s[i + 2 * half + 1];
-        x = exp2Fast(fmaf(x, scaleLog2, shift));
-        y = exp2Fast(fmaf(y, scaleLog2, shift));
-        sum += x + y;
+        x = exp2Fast(fmaf(x, scaleLog2, minusShift));
+        y = exp2Fast(fmaf(y, scaleLog2, minusShift));
+        sum[half] += x + y;
       }
-      rowSum[half] += sum;
     }
-    return isMoved;
-  }
-
-  TY_INLINE void rescale() {
-#pragma unroll
-    for (int i = 0; i < OUTPUTS; i += 4) {
-      o[i] *= factor[0];
-      o[i + 1] *= factor[0];
-      o[i + 2] *= factor[1];
-      o[i + 3] *= factor[1];
-    }
+    return __all_sync(0xffffffffu, fmaxf(sum[0], sum[1]) <= LARGEST_SUM);
   }
 
   TY_INLINE void packProbabilities(const float (&s)[SCORES]) {
@@ -323,43 +335,60 @@ struct Consumer {
     keepAfterWait(p);
   }
 
-  /** Writes the thread's rows (query, query + 8) of out and lse. */
-  TY_INLINE void store(scalar_t* out, float* lse, i64 stride, int query, const Problem& problem) {
-    const int lane = threadIdx.x & 3;
+  /** Normalises the thread's rows (query, query + 8), writes lse, and puts out into the panels at `outs`. */
+  TY_INLINE void finish(u32 outs, float* lse, int query, int queries) {
+    const int lane = threadIdx.x & 31;
+    float scale[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       float sum = rowSum[half];
       sum += __shfl_xor_sync(0xffffffffu, sum, 1);
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-      const bool isBlind = sum == 0.0f;
-      const float scale = isBlind ? 0.0f : 1.0f / sum;
+      const bool isRowBlind = sum == 0.0f;
+      scale[half] = isRowBlind ? 0.0f : 1.0f / sum;
       const int row = query + 8 * half;
-      const bool isRow = row < problem.queries;
       float log2Sum;
       asm("lg2.approx.f32 %0, %1;" : "=f"(log2Sum) : "f"(sum));
-      if (isRow && lane == 0)
-        lse[row] = isBlind ? NEGATIVE_INFINITY : fmaf(rowMax[half], problem.scaleLog2, log2Sum) * 0.6931471805599453f;
-      scalar_t* target = out + row * stride;
+      if (row < queries && (lane & 3) == 0)
+        lse[row] = isRowBlind ? NEGATIVE_INFINITY : (shift[half] + log2Sum) * 0.6931471805599453f;
+    }
+    // Lane 8 m + i names row i of matrix m: rows 0 .. 7 and 8 .. 15 of 8 columns, then of the next 8.
+    const int row = (threadIdx.x >> 5 & 3) * 16 + (lane & 15);
 #pragma unroll
-      for (int j = 0; j < HEAD_DIM / 8; j += 4) {
-        u32 x[4];
+    for (int j = 0; j < HEAD_DIM / 8; j += 2) {
+      u32 x[4];
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-          x[i] = packScalars(o[4 * (j + i) + 2 * half] * scale, o[4 * (j + i) + 2 * half + 1] * scale);
-        transposeQuad(x);
-        const int column = 8 * (j + lane);
-        if (isRow && column < problem.headDim)
-          *reinterpret_cast<uint4*>(target + column) = make_uint4(x[0], x[1], x[2], x[3]);
+      for (int i = 0; i < 4; i++) {
+        const int at = 4 * (j + i / 2) + 2 * (i % 2);
+        x[i] = packScalars(o[at] * scale[i % 2], o[at + 1] * scale[i % 2]);
       }
+      const int chunk = (j + (lane >> 4)) & 7;
+      const u32 address = outs + j / 8 * QUERY_PANEL_BYTES + row * PANEL_ROW_BYTES + ((chunk ^ (row & 7)) << 4);
+      asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x[0]), "r"(x[1]),
+                   "r"(x[2]), "r"(x[3])
+                   : "memory");
     }
   }
 };
 
-/** Hides what the thread's rows (query, query + 8) do not see: keys from their end on, or keys before their first. */
-TY_INLINE void maskAfter(float (&s)[SCORES], const Visibility& visible, int query, int key0) {
+/** The queries of a warpgroup, from query0 on; the thread's are `query` and `query + 8`. */
+struct Rows {
+  Tile tile;
+  Visibility visible;
+  int query0;
+  int query;
+  TY_INLINE Rows(const Tile& tile, int group, const int* docStart, const Problem& problem)
+      : tile(tile),
+        visible(visibilityOf(tile.batch, problem.queries, problem.keys, problem.isCausal, problem.window, docStart)),
+        query0(tile.query0 + group * GROUP_QUERIES),
+        query(query0 + (threadIdx.x >> 5 & 3) * 16 + (threadIdx.x >> 2 & 7)) {}
+};
+
+/** Hides what the thread's rows do not see: keys from their end on, or keys before their first. */
+TY_INLINE void maskAfter(float (&s)[SCORES], const Rows& rows, int key0) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    const int end = endKey(visible, query + 8 * half) - key0 - 2 * (threadIdx.x & 3);
+    const int end = endKey(rows.visible, rows.query + 8 * half) - key0 - 2 * (threadIdx.x & 3);
 #pragma unroll
     for (int i = 0; i < SCORES; i += 4)
 #pragma unroll
@@ -367,10 +396,10 @@ TY_INLINE void maskAfter(float (&s)[SCORES], const Visibility& visible, int quer
         if (2 * i + c >= end) s[i + 2 * half + c] = NEGATIVE_INFINITY;
   }
 }
-TY_INLINE void maskBefore(float (&s)[SCORES], const Visibility& visible, int query, int key0) {
+TY_INLINE void maskBefore(float (&s)[SCORES], const Rows& rows, int key0) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    const int first = firstKey(visible, query + 8 * half) - key0 - 2 * (threadIdx.x & 3);
+    const int first = firstKey(rows.visible, rows.query + 8 * half) - key0 - 2 * (threadIdx.x & 3);
 #pragma unroll
     for (int i = 0; i < SCORES; i += 4)
 #pragma unroll
@@ -379,17 +408,79 @@ TY_INLINE void maskBefore(float (&s)[SCORES], const Visibility& visible, int que
   }
 }
 
+/** A m16n8k16 product of a warp: the same layout of results as wgmma. */
+TY_INLINE void multiplyFew(float* d, const u32 (&a)[4], u32 b0, u32 b1) {
+  asm volatile(
+#if TY_DTYPE == 1
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+#else
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+#endif
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/** q and k in global memory, for scores that are needed a second time. Strides in elements. */
+struct Operands {
+  const scalar_t* q;
+  const scalar_t* k;
+  i64 qStride;
+  i64 kStride;
+};
+
+/** The masked scores of the warp's queries and the keys from key0 on. Slow. */
+TY_INLINE void multiplyAgain(
+    float (&s)[SCORES], const Operands& all, const Rows& rows, int key0, const Problem& problem) {
+  const int batch = rows.tile.batch;
+  const int head = rows.tile.head;
+  const scalar_t* const q = all.q + (i64)batch * problem.queries * all.qStride + (i64)head * problem.headDim;
+  const scalar_t* const k = all.k + (i64)batch * problem.keys * all.kStride +
+      (i64)head * problem.numKeyValueHeads / problem.numHeads * problem.headDim;
+  const int pair = 2 * (threadIdx.x & 3);
+  // Loops that stay loops, with results in local memory, take few registers from what runs always.
+  float results[SCORES];
+#pragma unroll 1
+  for (int j = 0; j < SCORES; j += 4) {
+    float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    const int key = key0 + 2 * j + (threadIdx.x >> 2 & 7);
+    const scalar_t* const from = k + min(key, problem.keys - 1) * all.kStride;
+#pragma unroll 1
+    for (int column = pair; column < problem.headDim; column += 16) {
+      u32 a[4], b[2];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int at = column + i / 2 * 8;
+        const scalar_t* const row = q + min(rows.query + i % 2 * 8, problem.queries - 1) * all.qStride;
+        a[i] = at < problem.headDim ? *reinterpret_cast<const u32*>(row + at) : 0;
+        if (i % 2 == 0) b[i / 2] = at < problem.headDim ? *reinterpret_cast<const u32*>(from + at) : 0;
+      }
+      multiplyFew(d, a, b[0], b[1]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int row = rows.query + i / 2 * 8;
+      const int seen = key0 + 2 * j + pair + i % 2;
+      results[j + i] = seen >= firstKey(rows.visible, row) && seen < endKey(rows.visible, row) ? d[i] : NEGATIVE_INFINITY;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < SCORES; i++) s[i] = results[i];
+}
+
 /** A warpgroup that multiplies. */
 TY_INLINE void consume(
     const Memory& memory,
     int group,
-    scalar_t* out,
+    const TensorMap& outMap,
+    const Operands& operands,
     float* lse,
     const int* docStart,
-    i64 outStride,
     const Problem& problem) {
   const bool isLeader = (threadIdx.x & 31) == 0;
+  const bool isStorer = (threadIdx.x & 127) == 0;
   const u32 queries = memory.queries + group * QUERY_BYTES;
+  const u32 outs = (HAS_OUT_TILES ? memory.outs : memory.queries) + group * QUERY_BYTES;
   Ring keyRing;
   Ring valueRing;
   u32 queryParity = 0;
@@ -405,6 +496,7 @@ TY_INLINE void consume(
     if (isLeader) mbarrierArrive(memory.valueEmpty(valueRing.stage));
     valueRing.next();
   };
+  const auto syncGroup = [&]() { barrierSync(1 + GROUPS + group, 128); };
   const auto releaseQueries = [&]() {
     if (isLeader) mbarrierArrive(memory.queryEmpty(group));
   };
@@ -422,25 +514,23 @@ TY_INLINE void consume(
   Consumer consumer;
   for (;;) {
     mbarrierWait(memory.queryFull(group), queryParity);
+    const u32 place = memory.tile(group, queryParity);
     queryParity ^= 1;
-    int number;
-    asm volatile("ld.shared.s32 %0, [%1];" : "=r"(number) : "r"(memory.tile(group)) : "memory");
-    if (number < 0) break;
-    const Tile tile = tileOf(number, problem);
-    const Visibility visible =
-        visibilityOf(tile.batch, problem.queries, problem.keys, problem.isCausal, problem.window, docStart);
-    const KeyTiles all = keyTilesOf(visible, tile.query0, BLOCK_QUERIES);
-    const int query0 = tile.query0 + group * GROUP_QUERIES;
-    KeyTiles own = keyTilesOf(visible, query0, GROUP_QUERIES);
-    if (query0 >= problem.queries || own.end <= own.first) own = {all.first, all.first};
+    // Looked up where it is needed: registers are scarce.
+    const auto lookUp = [&]() { return Rows(loadTile(place), group, docStart, problem); };
+    const Rows rows = lookUp();
+    if (rows.tile.query0 < 0) break;
+    const bool hasRows = rows.query0 < problem.queries;
+    const KeyTiles all = keyTilesOf(rows.visible, rows.tile.query0, BLOCK_QUERIES);
+    KeyTiles own = keyTilesOf(rows.visible, rows.query0, GROUP_QUERIES);
+    if (!hasRows || own.end <= own.first) own = {all.first, all.first};
     // All of the warpgroup's queries see [firstMost, endLeast).
-    const int firstMost = firstKey(visible, query0 + GROUP_QUERIES - 1);
-    const int endLeast = endKey(visible, query0);
-    const int query = query0 + (threadIdx.x >> 5 & 3) * 16 + (threadIdx.x >> 2 & 7);
+    const int firstMost = firstKey(rows.visible, rows.query0 + GROUP_QUERIES - 1);
+    const int endLeast = endKey(rows.visible, rows.query0);
     const auto mask = [&](float(&s)[SCORES], int n) {
       const int key0 = n * BLOCK_KEYS;
-      if (key0 + BLOCK_KEYS > endLeast) maskAfter(s, visible, query, key0);
-      if (key0 < firstMost) maskBefore(s, visible, query, key0);
+      if (key0 + BLOCK_KEYS > endLeast) maskAfter(s, lookUp(), key0);
+      if (key0 < firstMost) maskBefore(s, lookUp(), key0);
     };
 
     consumer.reset();
@@ -458,9 +548,10 @@ TY_INLINE void consume(
         wgmmaWait<0>();
         keepAfterWait(s);
         releaseKeys();
-        if (n == own.first) releaseQueries();
+        if (HAS_OUT_TILES && n == own.first) releaseQueries();
         mask(s, n);
-        consumer.exponentiate(s, problem.scaleLog2);
+        consumer.shiftToMaximum(s, problem.scaleLog2);
+        consumer.exponentiate(s, consumer.rowSum, problem.scaleLog2);
         consumer.packProbabilities(s);
       }
       for (n--; n >= own.first; n--) {
@@ -476,13 +567,25 @@ TY_INLINE void consume(
         wgmmaWait<1>();
         keepAfterWait(s);
         releaseKeys();
-        if (n == own.first) releaseQueries();
+        if (HAS_OUT_TILES && n == own.first) releaseQueries();
         mask(s, n);
-        const bool isMoved = consumer.exponentiate(s, problem.scaleLog2);
+        const auto moveShift = [&]() {
+          wgmmaWait<0>();
+          keepAfterWait(consumer.o);
+          consumer.shiftToMaximum(s, problem.scaleLog2);
+        };
+        if (consumer.isBlind) moveShift();
+        float sum[2];
+        // At most twice: sums that are not numbers stay so.
+        for (bool isAgain = false; !consumer.exponentiate(s, sum, problem.scaleLog2) && !isAgain; isAgain = true) {
+          multiplyAgain(s, operands, lookUp(), n * BLOCK_KEYS, problem);
+          moveShift();
+        }
+        consumer.rowSum[0] += sum[0];
+        consumer.rowSum[1] += sum[1];
         wgmmaWait<0>();
         keepAfterWait(consumer.o);
         releaseValues();
-        if (isMoved) consumer.rescale();
         consumer.packProbabilities(s);
       }
       mbarrierWait(memory.valueFull(valueRing.stage), valueRing.parity);
@@ -491,32 +594,52 @@ TY_INLINE void consume(
       wgmmaWait<0>();
       keepAfterWait(consumer.o);
       releaseValues();
-    } else {
+    } else if (HAS_OUT_TILES) {
       __syncwarp();
       releaseQueries();
     }
     for (; n >= all.first; n--) skip();
-    if (query0 >= problem.queries) continue;
-    const i64 head = (i64)tile.batch * problem.numHeads + tile.head;
-    consumer.store(
-        out + (i64)tile.batch * problem.queries * outStride + (i64)tile.head * problem.headDim,
-        lse + head * problem.queries, outStride, query, problem);
+    if (hasRows) {
+      const Rows rows = lookUp();
+      if (HAS_OUT_TILES && isStorer) waitBulkRead();
+      syncGroup();
+      const i64 head = (i64)rows.tile.batch * problem.numHeads + rows.tile.head;
+      consumer.finish(outs, lse + head * problem.queries, rows.query, problem.queries);
+      fenceAsyncProxy();
+      syncGroup();
+      if (isStorer) {
+#pragma unroll
+        for (int panel = 0; panel < PANELS; panel++)
+          storeBox(outMap, outs + panel * QUERY_PANEL_BYTES, 64 * panel, rows.tile.head, rows.query0, rows.tile.batch);
+        commitBulk();
+        if (!HAS_OUT_TILES) waitBulkRead();
+      }
+    }
+    if (!HAS_OUT_TILES) {
+      syncGroup();
+      releaseQueries();
+    }
   }
+  if (isStorer) waitBulkRead();
 }
 
 /**
  * Grid: at most one block per multiprocessor and per tile of BLOCK_QUERIES queries of a head. Shared memory: 1024 +
- * GROUPS QUERY_BYTES + 2 STAGES KEY_BYTES + 256 bytes. Maps [batch, position, head, column] with boxes of 64 columns by 64
- * queries, or BLOCK_KEYS keys. Strides in elements.
+ * GROUPS QUERY_BYTES (twice with HAS_OUT_TILES) + 2 STAGES KEY_BYTES + 512 bytes. Maps [batch, position, head, column]
+ * with boxes of 64 columns by 64 queries (q and out) or BLOCK_KEYS keys. q and k are also given by address, with strides in
+ * elements.
  */
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward(
     const __grid_constant__ TensorMap qMap,
     const __grid_constant__ TensorMap kMap,
     const __grid_constant__ TensorMap vMap,
-    scalar_t* out,
+    const __grid_constant__ TensorMap outMap,
+    const scalar_t* q,
+    const scalar_t* k,
     float* lse,
     const int* docStart,
-    i64 outStride,
+    i64 qStride,
+    i64 kStride,
     int numHeads,
     int numKeyValueHeads,
     int batch,
@@ -531,13 +654,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward(
   const u32 base = (sharedAddress(bytes) + 1023) & ~1023u;
   const u32 keyTiles = base + GROUPS * QUERY_BYTES;
   const u32 valueTiles = keyTiles + STAGES * KEY_BYTES;
-  const Memory memory{base, keyTiles, valueTiles, valueTiles + STAGES * KEY_BYTES};
+  const u32 outTiles = valueTiles + STAGES * KEY_BYTES;
+  const Memory memory{base, keyTiles, valueTiles, outTiles, outTiles + (HAS_OUT_TILES ? GROUPS * QUERY_BYTES : 0)};
   const Problem problem{
       numHeads, numKeyValueHeads, batch, queries, keys, headDim, scaleLog2, isCausal, window, headsPerGroup};
   if (threadIdx.x == 0) {
     prefetchTensorMap(qMap);
     prefetchTensorMap(kMap);
     prefetchTensorMap(vMap);
+    prefetchTensorMap(outMap);
     // Every warp of a warpgroup says when its own part of a product is done.
     for (int stage = 0; stage < STAGES; stage++) {
       mbarrierInit(memory.keyFull(stage), 1);
@@ -558,6 +683,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward(
     if (threadIdx.x == 0) produce(memory, qMap, kMap, vMap, docStart, problem);
   } else {
     increaseRegisters<CONSUMER_REGISTERS>();
-    consume(memory, warpgroup - 1, out, lse, docStart, outStride, problem);
+    consume(memory, warpgroup - 1, outMap, {q, k, qStride, kStride}, lse, docStart, problem);
   }
 }

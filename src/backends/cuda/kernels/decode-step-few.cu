@@ -1,7 +1,8 @@
 // One decoding step of a Llama for up to 8 sequences. A warp of its own brings weights and caches by bulk copies into a ring in
 // shared memory, in the order in which they are used and ahead of barriers and layers, because they depend on nothing of
-// the step: so memory is busy while blocks wait. Products are tiles of 16 rows of a weight over all inputs: each of the
-// other warps takes a sixteenth of the inputs, kept in registers.
+// the step: so memory is busy while blocks wait. Products are tiles of 8 rows of a weight over all inputs: each of the other
+// warps takes a sixteenth of the inputs, kept in registers. Norms scale what a product gives, because a sequence's scale is
+// one number: the product need not wait for it.
 #include "decode-cache-splits.cuh"
 
 /** A tile of a weight: four rows and the four that rope, SwiGLU or nothing joins to them. */

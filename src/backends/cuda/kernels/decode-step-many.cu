@@ -24,7 +24,7 @@ constexpr int GROUP_TOKENS = TOKENS / WARPGROUPS, OWN_TOKENS = TOKENS / RANKS, O
 /** Partial sums of a tile that a block gets: 16 bytes of each lane, of each eight sequences, of each warp, of each rank. */
 constexpr int PART_FLOATS = 128, EXCHANGE_FLOATS = RANKS * 4 * OWN_TILES * PART_FLOATS;
 /** Entries whose copies are under way at a time. */
-constexpr int IN_FLIGHT = 3;
+constexpr int IN_FLIGHT = 2;
 static_assert(HIDDEN % 512 == 0 && Q_WIDTH % 512 == 0 && FEED_FORWARD % 512 == 0, "quarters of whole entries");
 
 // ---- Shared memory: the ring, the inputs (where attention keeps what its warps have), barriers ----

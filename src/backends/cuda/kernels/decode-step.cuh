@@ -1,5 +1,5 @@
 // What the decoding steps of a Llama share: one launch, one block a multiprocessor, all of them in step. Here are the
-// arguments, the barrier of the grid, attention over the cache and the end of a step with its greedy tokens.
+// arguments, the counters that blocks wait at and the end of a step with its greedy tokens.
 //
 // HIDDEN, FEED_FORWARD, HEADS, KV_HEADS and HEAD_DIM are the model's sizes, TOKEN_TILES the sequences in eights.
 #pragma once
@@ -203,7 +203,10 @@ TY_INLINE u64 rankOf(float logit, u32 token) {
 }
 TY_INLINE u64 larger(u64 a, u64 b) { return a > b ? a : b; }
 
-/** The last block to come here takes the best token of each sequence, moves on by one and resets the barrier. */
+/**
+ * The last block to come here takes the best token of each sequence out of `slots`, moves on by one and resets the counters.
+ * @returns whether this is that block
+ */
 TY_INLINE bool finishStep(const Step& step, int slots) {
   __shared__ bool isLast;
   blockSync();

@@ -4,7 +4,15 @@
 import { ConfigError } from '../../core/errors.ts'
 import { TRAINING_FLOPS } from '../scaling/parametric-law.ts'
 import { flopsPerToken, type SweepSetting } from './run-spec.ts'
-import { familyOf, LARGEST_UNIT, LEAST_UNIT, ladderOf, type ModelFamily, type ModelShape, shapeParameters } from './shapes.ts'
+import {
+  familyOf,
+  LARGEST_UNIT,
+  LEAST_UNIT,
+  ladderOf,
+  type ModelFamily,
+  type ModelShape,
+  shapeParameters,
+} from './shapes.ts'
 
 export interface SweepBudget {
   /** FLOPs of all runs, attention included. */

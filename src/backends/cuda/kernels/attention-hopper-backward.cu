@@ -90,30 +90,6 @@ TY_INLINE float highFloat(u32 x) {
 #endif
 }
 
-/** Copies `bytes` (a multiple of 16) into shared memory. One thread. */
-TY_INLINE void copyBytes(u32 shared, const void* global, u32 bytes, u32 barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
-               "l"(global), "r"(bytes), "r"(barrier)
-               : "memory");
-}
-/** Copies from shared to global memory, in a group that commitBulk closes. One thread, as for all of the following. */
-TY_INLINE void storeBytes(void* global, u32 shared, u32 bytes) {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared), "r"(bytes)
-               : "memory");
-}
-TY_INLINE void addFloats(float* global, u32 shared, u32 bytes) {
-  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(global), "r"(shared),
-               "r"(bytes)
-               : "memory");
-}
-TY_INLINE void commitBulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-/** Until at most PENDING groups still read shared memory. */
-template <int PENDING>
-TY_INLINE void waitBulkRead() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
-}
-TY_INLINE void waitBulk() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
-
 /** Four 8 x 8 matrices, each transposed: lane 8 m + i has the address of column i of matrix m. */
 TY_INLINE void storeMatricesTransposed(u32 address, u32 r0, u32 r1, u32 r2, u32 r3) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(r0), "r"(r1),

@@ -57,16 +57,6 @@ constexpr float LARGEST_SUM = 32768.0f;
 #endif
 #define NEGATIVE_INFINITY __int_as_float(0xff800000)
 
-/** Writes a box of shared memory to global memory, what lies inside the tensor. One thread, as for the following. */
-TY_INLINE void storeBox(const TensorMap& map, u32 shared, int c0, int c1, int c2, int c3) {
-  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),
-               "r"(shared), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
-               : "memory");
-}
-TY_INLINE void commitBulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-/** Until shared memory may be written again. */
-TY_INLINE void waitBulkRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
-
 TY_INLINE float exp2Fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -601,7 +591,7 @@ TY_INLINE void consume(
     for (; n >= all.first; n--) skip();
     if (hasRows) {
       const Rows rows = lookUp();
-      if (HAS_OUT_TILES && isStorer) waitBulkRead();
+      if (HAS_OUT_TILES && isStorer) waitBulkRead<0>();
       syncGroup();
       const i64 head = (i64)rows.tile.batch * problem.numHeads + rows.tile.head;
       consumer.finish(outs, lse + head * problem.queries, rows.query, problem.queries);
@@ -612,7 +602,7 @@ TY_INLINE void consume(
         for (int panel = 0; panel < PANELS; panel++)
           storeBox(outMap, outs + panel * QUERY_PANEL_BYTES, 64 * panel, rows.tile.head, rows.query0, rows.tile.batch);
         commitBulk();
-        if (!HAS_OUT_TILES) waitBulkRead();
+        if (!HAS_OUT_TILES) waitBulkRead<0>();
       }
     }
     if (!HAS_OUT_TILES) {
@@ -620,7 +610,7 @@ TY_INLINE void consume(
       releaseQueries();
     }
   }
-  if (isStorer) waitBulkRead();
+  if (isStorer) waitBulkRead<0>();
 }
 
 /**

@@ -13,13 +13,28 @@ constexpr u32 BOX_BYTES = BOX_ROWS * PANEL_ROW_BYTES, CHUNK_BYTES = 4 * BOX_BYTE
 /** Tensor maps: qkv, o, gateUp, down, keys and values of each layer, and the head. */
 constexpr int LAYER_MAPS = 6, KEYS_MAP = 4;
 
+/** A policy of the second-level cache for what is read once a step: it must not drive out what blocks tell one another. */
+TY_INLINE u64 readOncePolicy() {
+  u64 policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+/** copyBox for what is read once. */
+TY_INLINE void copyBoxOnce(u32 shared, const TensorMap& map, u32 barrier, int c0, int c1, int c2) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(shared),
+      "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(0), "l"(readOncePolicy())
+      : "memory");
+}
+
 /** Brings a chunk, two boxes of keys and two of values: one below the other, or side by side where heads are wide. One thread. */
 TY_INLINE void copyChunk(u32 to, const TensorMap* maps, u32 barrier, int sequence, int kvHead, int chunk) {
 #pragma unroll
   for (int box = 0; box < 4; box++) {
     const int half = box % 2, column = kvHead * HEAD_DIM + (HEAD_DIM == 64 ? 0 : 64 * half);
     const int position = chunk * CHUNK_POSITIONS + (HEAD_DIM == 64 ? BOX_ROWS * half : 0);
-    copyBox(to + box * BOX_BYTES, maps[KEYS_MAP + box / 2], barrier, column, position, sequence, 0);
+    copyBoxOnce(to + box * BOX_BYTES, maps[KEYS_MAP + box / 2], barrier, column, position, sequence);
   }
 }
 /** Where 16 bytes of a position lie from the chunk's keys or values on. */

@@ -23,7 +23,10 @@ constexpr u32 INPUT_BYTES = TOKENS * PANEL_ROW_BYTES;
 constexpr int GROUP_TOKENS = TOKENS / WARPGROUPS, OWN_TOKENS = TOKENS / RANKS, OWN_TILES = OWN_TOKENS < 8 ? 1 : OWN_TOKENS / 8;
 /** Partial sums of a tile that a block gets: 16 bytes of each lane, of each eight sequences, of each warp, of each rank. */
 constexpr int PART_FLOATS = 128, EXCHANGE_FLOATS = RANKS * 4 * OWN_TILES * PART_FLOATS;
-/** Entries whose copies are under way at a time. */
+/** Entries whose copies are under way at a time: of weights, where more delay what blocks say to one another, and of caches. */
+#ifndef CACHE_IN_FLIGHT
+#define CACHE_IN_FLIGHT 4
+#endif
 constexpr int IN_FLIGHT = 2;
 static_assert(HIDDEN % 512 == 0 && Q_WIDTH % 512 == 0 && FEED_FORWARD % 512 == 0, "quarters of whole entries");
 
@@ -159,26 +162,26 @@ struct Producer {
   const TensorMap* maps;
   int rank;
   RingPlace place, landing;
-  int started = 0;
+  int underWay = 0;
 
-  /** Waits for room for the next entry. */
-  TY_INLINE void open() {
+  /** Waits for room for the next entry, and until fewer than `limit` copies are under way. */
+  TY_INLINE void open(int limit) {
     mbarrierWait(memory.empty(place.entry), place.round ^ 1);
-    if (started >= IN_FLIGHT) {
+    for (; underWay >= limit; underWay--) {
       mbarrierWait(memory.full(landing.entry), landing.round);
       landing.advance();
     }
-    started++;
+    underWay++;
     mbarrierExpect(memory.full(place.entry), ENTRY_BYTES);
   }
   TY_INLINE void copy(int box, const TensorMap& map, int x, int y, int z) const {
-    copyBox(memory.entry(place.entry) + box * BOX_BYTES, map, memory.full(place.entry), x, y, z, 0);
+    copyBoxOnce(memory.entry(place.entry) + box * BOX_BYTES, map, memory.full(place.entry), x, y, z);
   }
 
   TY_INLINE void copyTile(const TensorMap& map, int phase, int tile) {
     const int quarter = inputsOf(phase) / RANKS, upper = upperPairOf(phase, tile), lower = lowerPairOf(phase, tile);
     for (int x = rank * quarter; x < (rank + 1) * quarter; x += ENTRY_COLUMNS) {
-      open();
+      open(IN_FLIGHT);
       for (int half = 0; half < 2; half++) {
         copy(2 * half, map, x + 64 * half, upper, 0);
         copy(2 * half + 1, map, x + 64 * half, lower, 0);
@@ -194,7 +197,7 @@ struct Producer {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         if (chunk >= items[i].chunks) continue;
-        open();
+        open(CACHE_IN_FLIGHT);
         copyChunk(memory.entry(place.entry), layerMaps, memory.full(place.entry), items[i].sequence, items[i].kvHead, chunk);
         place.advance();
       }

@@ -93,6 +93,36 @@ TY_INLINE void copyBox(u32 shared, const TensorMap& map, u32 barrier, int c0, in
       : "memory");
 }
 
+/** Copies `bytes` (a multiple of 16) into shared memory. One thread. */
+TY_INLINE void copyBytes(u32 shared, const void* global, u32 bytes, u32 barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
+               "l"(global), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+/** Copies from shared to global memory, in a group that commitBulk closes. One thread, as for all of the following. */
+TY_INLINE void storeBytes(void* global, u32 shared, u32 bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared), "r"(bytes)
+               : "memory");
+}
+TY_INLINE void addFloats(float* global, u32 shared, u32 bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(global), "r"(shared),
+               "r"(bytes)
+               : "memory");
+}
+/** Copies a box from shared to global memory, what lies inside the tensor; closed and waited for like storeBytes. */
+TY_INLINE void storeBox(const TensorMap& map, u32 shared, int c0, int c1, int c2, int c3) {
+  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),
+               "r"(shared), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+               : "memory");
+}
+TY_INLINE void commitBulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/** Until at most PENDING groups still read shared memory. */
+template <int PENDING>
+TY_INLINE void waitBulkRead() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+TY_INLINE void waitBulk() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
 // ---- wgmma ----
 
 /** Before the first product, and whenever ordinary instructions wrote registers that the next product uses. */

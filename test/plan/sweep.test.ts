@@ -69,6 +69,18 @@ test('a budget that buys no grid is refused with one that does', () => {
   }
 })
 
+test('a text that is too short for any grid is refused with the tokens that are enough', () => {
+  const refused = (): unknown => planGrid(budgetOf(1e15, 1e6), setting)
+  assert.throws(refused, /text of 1000000 tokens is too short .* vocabulary of 320: give at least \d+ tokens/)
+  try {
+    refused()
+  } catch (error) {
+    const enough = Number(/at least (\d+)/.exec((error as Error).message)![1])
+    assert.ok(planGrid(budgetOf(1e15, enough), setting).cells.length > 0)
+    assert.throws(() => planGrid(budgetOf(1e15, enough - 1), setting), /too short/)
+  }
+})
+
 test('shapes have the parameters and layers that were asked for', () => {
   for (const parameters of [5e4, 3e5, 2e6, 1e8]) {
     for (const numHiddenLayers of [2, 4, 8]) {

@@ -80,8 +80,8 @@ function openCudnn(runtime: CudaRuntime, settings: AttentionSettings): Attention
 }
 
 /**
- * As measured on an H100 (docs/attention.md): only gradients of heads of more than 128 columns, for which we have no
- * kernels of our own for Hopper.
+ * Ours are as fast or faster on an H100 (docs/attention.md) but for gradients of heads of more than 128 columns, for which
+ * we have none of our own for Hopper; those by mma.sync have not been timed beside cuDNN.
  */
 function isCudnnFaster(pass: 'forward' | 'backward', { headDim }: AttentionOptions): boolean {
   return pass === 'backward' && headDim > 128

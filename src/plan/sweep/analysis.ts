@@ -35,7 +35,7 @@ export interface SweepReport {
 }
 
 const RESAMPLES = 1000
-/** Standard deviation of a loss between runs that differ in chance alone: 0.25 %, as runs here scatter about their law. */
+/** Assumed standard deviation of a loss between runs that differ in chance alone; runs lie 0.4 to 0.7 % off their fitted law. */
 const SCATTER = 0.0025
 /**
  * A dozen runs tell exponents to about 0.1. Published ones, of the same law and larger studies (0.28 to 0.37: Hoffmann et

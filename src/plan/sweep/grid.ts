@@ -1,6 +1,6 @@
 // Which runs a sweep makes for a budget: a ladder of sizes, and for each the horizons (tokens) that its share of compute
 // buys. The smallest model sees all of them, which tells how loss falls with tokens; short runs of all sizes tell how it falls
-// with size. A square of sizes and horizons of the same cost predicts a larger model less well (docs/scaling.md).
+// with size.
 import { ConfigError } from '../../core/errors.ts'
 import { TRAINING_FLOPS } from '../scaling/parametric-law.ts'
 import { flopsPerToken, type SweepSetting } from './run-spec.ts'
@@ -59,8 +59,11 @@ const DEAREST = [1.32, 1.7, 2.1, 2.7, 3.5, 4.8]
 const FIRST_RATIO = { wanted: 40, least: 20, most: 100 }
 /** Small models first stand on a plateau, where they know pairs of tokens only, larger ones for more tokens: no law there. */
 const [LEAST_TOKENS, LEAST_RATIO] = [500_000, 8]
-/** Tokens a parameter that the text must have for a model four times the largest: with 4 to 8 such models were 3 to 6 % off the law. */
-const LEAST_TARGET_RATIO = 12
+/**
+ * Tokens of the text for each parameter of the largest model: a model four times as large finds 12. With 4 to 8 such models
+ * were 3 to 6 % off the law in three sweeps of four.
+ */
+const LEAST_TEXT_RATIO = 48
 /** Runs that the searches make at an anchor, on average. */
 const TRIALS = { small: 6, long: 5, large: 4 }
 /** Shapes besides the usual one. */
@@ -83,40 +86,55 @@ export function planGrid(budget: SweepBudget, setting: SweepSetting): SweepGrid 
     }
   }
   if (best !== undefined) return best.grid
-  const advice = Number.isFinite(least) ? `give at least ${(least * 1.05).toExponential(1)}` : 'give more text'
+  if (!Number.isFinite(least)) {
+    throw new ConfigError(
+      `sweep: a text of ${budget.uniqueTokens} tokens is too short for a sweep with a vocabulary of ${setting.vocabSize}: give at least ${leastTokens(setting)} tokens`,
+    )
+  }
   throw new ConfigError(
-    `sweep: a budget of ${budget.flops.toExponential(2)} FLOPs is too small for a text of ${budget.uniqueTokens} tokens: ${advice}`,
+    `sweep: a budget of ${budget.flops.toExponential(2)} FLOPs is too small for a text of ${budget.uniqueTokens} tokens: give at least ${(least * 1.05).toExponential(1)}`,
   )
+}
+
+/** Of the text, that the smallest models of all take. */
+function leastTokens(setting: SweepSetting): number {
+  const sizes = sizesOf(LEAST_UNIT, setting)
+  const horizon = horizonsFrom(FIRST_RATIO.least * sizes[0]!.parameters).at(-1)!
+  return Math.ceil(Math.max(horizon, LEAST_TEXT_RATIO * sizes.at(-1)!.parameters))
+}
+
+function sizesOf(unit: number, { vocabSize }: SweepSetting): GridSize[] {
+  return ladderOf(unit).map((shape) => ({ shape, parameters: shapeParameters(shape, vocabSize) }))
+}
+
+/** @param tokens  of the first that are wanted */
+function horizonsFrom(tokens: number): number[] {
+  return Array.from({ length: HORIZONS }, (_, k) => Math.max(LEAST_TOKENS, tokens) * STEP ** k)
 }
 
 /** The grids of models of this unit that the text allows. */
 function gridsOf(unit: number, budget: SweepBudget, setting: SweepSetting): SweepGrid[] {
   const grids: SweepGrid[] = []
+  const sizes = sizesOf(unit, setting)
+  if (LEAST_TEXT_RATIO * sizes.at(-1)!.parameters > budget.uniqueTokens) return grids
   for (let ratio = FIRST_RATIO.least; ratio <= FIRST_RATIO.most; ratio *= 1.02) {
+    const horizons = horizonsFrom(ratio * sizes[0]!.parameters)
+    if (horizons.at(-1)! > budget.uniqueTokens) break
     for (const dearest of DEAREST) {
-      const grid = latticeOf(unit, ratio, dearest, budget, setting)
+      const grid = latticeOf(familyOf(unit), sizes, horizons, dearest)
       if (grid !== undefined) grids.push(grid)
     }
   }
   return grids
 }
 
-/**
- * @param ratio    tokens a parameter of the smallest model at the first horizon
- * @param dearest  one of DEAREST
- */
+/** The cells of sizes and horizons that are worth a run; undefined where a size has none. @param dearest  one of DEAREST */
 function latticeOf(
-  unit: number,
-  ratio: number,
+  family: ModelFamily,
+  sizes: readonly GridSize[],
+  horizons: readonly number[],
   dearest: number,
-  budget: SweepBudget,
-  setting: SweepSetting,
 ): SweepGrid | undefined {
-  const sizes = ladderOf(unit).map((shape) => ({ shape, parameters: shapeParameters(shape, setting.vocabSize) }))
-  const first = Math.max(LEAST_TOKENS, ratio * sizes[0]!.parameters)
-  const horizons = Array.from({ length: HORIZONS }, (_, k) => first * STEP ** k)
-  if (horizons.at(-1)! > budget.uniqueTokens) return undefined
-  if (4 * LEAST_TARGET_RATIO * sizes.at(-1)!.parameters > budget.uniqueTokens) return undefined
   const largestProduct = dearest * sizes[0]!.parameters * horizons.at(-1)!
   const cells = sizes.flatMap(({ parameters }, size) =>
     horizons.flatMap((tokens, horizon) => {
@@ -127,7 +145,7 @@ function latticeOf(
   if (new Set(cells.map((cell) => cell.size)).size < sizes.length) return undefined
   const anchors = { small: { size: 0, horizon: 0 }, long: { size: 0, horizon: 2 }, large: { size: 2, horizon: 0 } }
   const largestFlops = TRAINING_FLOPS * largestProduct
-  return { family: familyOf(unit), sizes, horizons, cells, anchors, shapeCell: { size: 1, horizon: 0 }, largestFlops }
+  return { family, sizes, horizons, cells, anchors, shapeCell: { size: 1, horizon: 0 }, largestFlops }
 }
 
 /** FLOPs of a run of a cell, its validation and start included. */

@@ -30,7 +30,11 @@ const WRITERS = 3
  */
 const CACHED_BYTES = 48 << 20
 const LEAST_UNITS = 32
-/** The same without a causal mask, where more heads are slower. */
+/**
+ * The same where blocks add in any order and wait for nobody, but not for groups of query heads, whose walks are so long that the
+ * last of a round would end late; and without a causal mask, where more heads are slower.
+ */
+const LEAST_UNITS_ANY_ORDER = 16
 const LEAST_UNITS_UNMASKED = 12
 
 interface Variant extends Config {
@@ -125,7 +129,11 @@ export function attentionHopperBackward(
       )
       const units = batch * numKeyValueHeads
       const unitBytes = (numHeads / numKeyValueHeads) * queries * size * 8 + keys * size * 4
-      const leastUnits = options.isCausal ? LEAST_UNITS : LEAST_UNITS_UNMASKED
+      const leastUnits = !options.isCausal
+        ? LEAST_UNITS_UNMASKED
+        : isDeterministic || numHeads > numKeyValueHeads
+          ? LEAST_UNITS
+          : LEAST_UNITS_ANY_ORDER
       const unitsPerRound = Math.min(Math.max(Math.floor(CACHED_BYTES / unitBytes), leastUnits), units)
       variant.main(
         Math.min(units * Math.ceil(keys / BLOCK_KEYS), launcher.multiprocessors),

@@ -17,15 +17,19 @@ const MANY_COPIERS = 2
 /** Bytes of a ring entry: 16 rows of a weight with gaps; 64 rows of 128 inputs. */
 const FEW_ENTRY_BYTES = 16 * (2 * INPUT_PIECE + 64)
 const MANY_ENTRY_BYTES = 64 * 128 * 2
-/** Of decode-step-many.cu: blocks of a group, panels of inputs in shared memory, bytes of the barriers of an entry or a panel. */
+/**
+ * Of decode-step-many.cu: blocks of a group, panels of inputs in shared memory, buffers of partial sums, bytes of the barriers of
+ * an entry or a panel.
+ */
 const RANKS = 4
 const INPUT_PANELS = 8
+const PART_BUFFERS = 4
 const BARRIER_BYTES = 16
 /** Elements of keys that a chunk of a cache has, and of values. */
 const CHUNK_ELEMENTS = 4096
 /** Chunks of a sequence whose attention is not split, at most; chunks of a split, at least; splits of a sequence, at most. */
 const WHOLE_CHUNKS = 6
-const SPLIT_CHUNKS = 4
+const SPLIT_CHUNKS = 8
 const MAX_SPLITS = 16
 /** Sequences that decode-step-few.cu is the faster one for, and that decode-step-many.cu can take. */
 const FEW = 8
@@ -116,7 +120,7 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   // Sequences that a block of decode-step-many.cu owns, in eights.
   const ownTiles = Math.max(1, tokenTiles / RANKS)
   const joinCounters = isFew ? batchSize * numKeyValueHeads : 0
-  const exchanged = isFew ? 0 : blocks * 2 * RANKS * 4 * ownTiles * 128
+  const exchanged = isFew ? 0 : blocks * PART_BUFFERS * RANKS * 4 * ownTiles * 128
   const scratch = [
     standaloneTensor(device, [tokenRows, hiddenSize]),
     standaloneTensor(device, [tokenRows, queryWidth]),

@@ -55,11 +55,11 @@ const LR_RANGE = { low: Math.log2(1e-5), high: Math.log2(0.3) }
 /**
  * Searches at two anchors tell an exponent badly: what they find is combined with what was found elsewhere, each weighted by
  * its uncertainty. The rate falls with size between N^-0.71 (Li et al. 2025, AdamW) and N^-0.25 (Yang et al. 2022, hidden
- * matrices); beside the root of the batch it hardly depends on the tokens, and the batch grows as D^0.571 (Li et al.).
+ * matrices), with tokens at one batch as D^-0.32 (Bjorck et al. 2024, arXiv:2409.19913), and the batch grows as D^0.571 (Li et al.).
  */
 const PRIORS = {
   size: { mean: -0.45, spread: 0.15 },
-  tokens: { mean: 0, spread: 0.15 },
+  tokens: { mean: -0.32, spread: 0.1 },
   batch: { mean: FIRST.batchExponent, spread: 0.15 },
 } as const
 /**

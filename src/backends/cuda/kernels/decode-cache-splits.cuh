@@ -9,7 +9,7 @@ constexpr int GROUP_WIDTH = GROUP_HEADS * HEAD_DIM;
 /** Chunks that the warps of a block take at a time. */
 constexpr int CHUNKS_AT_ONCE = WARPS / UNITS;
 /** Chunks of a sequence that is not split; chunks that a split has at least. */
-constexpr int WHOLE_CHUNKS = 6, SPLIT_CHUNKS = 4;
+constexpr int WHOLE_CHUNKS = 6, SPLIT_CHUNKS = 8;
 
 /** An item's part of the cache, in chunks; nothing where its sequence has fewer splits. */
 struct Span {

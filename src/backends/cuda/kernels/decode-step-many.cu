@@ -22,7 +22,7 @@ constexpr u32 INPUT_BYTES = TOKENS * PANEL_ROW_BYTES;
 /** Sequences that a warpgroup multiplies, that a block owns, and pieces of 8 of the latter. */
 constexpr int GROUP_TOKENS = TOKENS / WARPGROUPS, OWN_TOKENS = TOKENS / RANKS, OWN_TILES = OWN_TOKENS < 8 ? 1 : OWN_TOKENS / 8;
 /** Partial sums of a tile that a block gets: 16 bytes of each lane, of each eight sequences, of each warp, of each rank. */
-constexpr int PART_FLOATS = 128, EXCHANGE_FLOATS = RANKS * 4 * OWN_TILES * PART_FLOATS;
+constexpr int PART_FLOATS = 128, BUFFERS = 4, EXCHANGE_FLOATS = RANKS * 4 * OWN_TILES * PART_FLOATS;
 /** Entries whose copies are under way at a time: of weights, where more delay what blocks say to one another, and of caches. */
 #ifndef CACHE_IN_FLIGHT
 #define CACHE_IN_FLIGHT 4
@@ -334,12 +334,12 @@ struct Computer {
     if (isLast) inputs = at;
   }
 
-  /** Where a block of this group finds the parts of a tile, in two buffers by turns. */
+  /** Where a block of this group finds the parts of a tile, in buffers by turns. */
   TY_INLINE float* partsOf(int owner, u32 tile) const {
-    return step.partials + (i64)((blockIdx.x / RANKS * RANKS + owner) * 2 + (tile & 1)) * EXCHANGE_FLOATS + lane() * 4;
+    return step.partials + (i64)((blockIdx.x / RANKS * RANKS + owner) * BUFFERS + tile % BUFFERS) * EXCHANGE_FLOATS + lane() * 4;
   }
   /** The last bit of the parts of a tile; memory begins as zeros. */
-  static TY_INLINE u32 roundOf(u32 tile) { return tile / 2 & 1 ^ 1; }
+  static TY_INLINE u32 roundOf(u32 tile) { return tile / BUFFERS & 1 ^ 1; }
 
   /** Sends what this block has of a tile to the blocks that own the sequences. */
   TY_INLINE void send(const float (&d)[GROUP_TOKENS / 2]) {
@@ -354,10 +354,10 @@ struct Computer {
     sent++;
   }
 
-  /** The sums of the tile that was sent last, parts in the order of the ranks; lanes swap so that each has one sequence. */
-  TY_INLINE Sums sumsOfTile() const {
-    const float* parts = partsOf(rank, sent - 1) + ((threadIdx.x >> 5 & 1) * OWN_TILES + ownTile()) * PART_FLOATS;
-    const u32 round = roundOf(sent - 1);
+  /** The sums of tile number `tile` of all that were sent, parts in the order of the ranks; lanes swap so that each has one sequence. */
+  TY_INLINE Sums sumsOfTile(u32 tile) const {
+    const float* parts = partsOf(rank, tile) + ((threadIdx.x >> 5 & 1) * OWN_TILES + ownTile()) * PART_FLOATS;
+    const u32 round = roundOf(tile);
     const bool isNeeded = OWN_TOKENS >= 8 || (lane() & 3) / 2 == (rank & 1);
     uint4 x[2][RANKS];
     bool isNew;
@@ -401,30 +401,28 @@ struct Computer {
   }
 
   /**
-   * This block's tiles of a product of K inputs. A tile is sent when the parts of the one before have been read, so two
-   * buffers are enough: who has all parts of a tile knows that nobody still reads the buffer of the one before.
-   * `prepare(tile)` loads what `finish(tile, operands, sums)` needs beside the sums; warpgroups take turns to finish.
+   * This block's tiles of a product of K inputs. A tile is sent when it is multiplied, and the one before it finished then, by the
+   * warpgroups in turns, while the other one goes on. Before a tile is sent all warps have read the parts of the last but one.
+   * So four buffers are enough: who had all parts of tile n - 2 knows that nobody still reads those of n - 4.
+   * `prepare(tile)` loads what `finish(tile, operands, sums)` needs beside the sums.
    */
   template <int K, typename Prepare, typename Finish>
   TY_INLINE void product(int first, int tiles, Prepare&& prepare, Finish&& finish) {
     constexpr bool isStreamed = K / RANKS / 64 > INPUT_PANELS;
     const int step = gridDim.x / RANKS;
     for (int tile = first; tile < tiles + step; tile += step) {
-      float d[GROUP_TOKENS / 2];
-      const bool isTile = tile < tiles;
-      if (isTile) multiplyTile<K>(d, isStreamed || tile == first, isStreamed || tile + step >= tiles);
-      if (tile > first) {
-        const bool isMine = warpgroup() == ((sent - 1) & 1) && ownTile() < OWN_TILES;
-        decltype(prepare(tile)) operands{};
-        Sums sums{};
-        if (isMine) {
-          operands = prepare(tile - step);
-          sums = sumsOfTile();
-        }
-        blockSync();
-        if (isMine) finish(tile - step, operands, sums);
+      const u32 before = sent - 1;
+      if (tile < tiles) {
+        float d[GROUP_TOKENS / 2];
+        multiplyTile<K>(d, isStreamed || tile == first, isStreamed || tile + step >= tiles);
+        if (tile > first) blockSync();
+        send(d);
       }
-      if (isTile) send(d);
+      if (tile > first && warpgroup() == (before & 1) && ownTile() < OWN_TILES) {
+        const auto operands = prepare(tile - step);
+        const Sums sums = sumsOfTile(before);
+        finish(tile - step, operands, sums);
+      }
     }
     blockSync();
   }
@@ -488,6 +486,16 @@ TY_INLINE float scaleOf(const Step& step, int token) {
   sum += __shfl_xor_sync(0xffffffffu, sum, 16);
   return rsqrtf(sum / HIDDEN + step.eps);
 }
+
+/** The scale of a sequence, waited for once, when the first tile of a product needs it. */
+struct LateScale {
+  float value = 0;
+  bool isThere = false;
+
+  TY_INLINE void await(const Step& step, int token) {
+    if (!isThere) value = scaleOf(step, token), isThere = true;
+  }
+};
 
 TY_INLINE float2 unpackPair(u32 x) {
   scalar_t low, high;
@@ -586,10 +594,9 @@ TY_KERNEL __launch_bounds__(THREADS + 64, 1) decode_step_many(const Step step) {
       const Layer layer = layers[l];
       constexpr int QKV_TILES_64 = QKV_ROWS / 64, STREAM_TILES = HIDDEN / 64, FEED_FORWARD_TILES = FEED_FORWARD / 32;
       if (const int first = tiles.next(QKV_TILES_64); first < QKV_TILES_64) {
-        float scale = 0;
-        bool hasScale = false;
+        LateScale scale;
         computer.product<HIDDEN>(first, QKV_TILES_64, [&](int tile) {
-          if (!hasScale) scale = scaleOf(step, token), hasScale = true;
+          scale.await(step, token);
           Angles angles = {};
           if (isOwner) {
             const i64 at = (i64)positionOf(step, token) * HALF_DIM + tile % HEAD_TILES * 32 + row;
@@ -609,8 +616,8 @@ TY_KERNEL __launch_bounds__(THREADS + 64, 1) decode_step_many(const Step step) {
                                                    : layer.values + cached + (head - HEADS - KV_HEADS) * HEAD_DIM;
 #pragma unroll
           for (int i = 0; i < 2; i++) {
-            float2 upper = make_float2(sums.upper[i].x * scale, sums.upper[i].y * scale);
-            float2 lower = make_float2(sums.lower[i].x * scale, sums.lower[i].y * scale);
+            float2 upper = make_float2(sums.upper[i].x * scale.value, sums.upper[i].y * scale.value);
+            float2 lower = make_float2(sums.lower[i].x * scale.value, sums.lower[i].y * scale.value);
             if (head < HEADS + KV_HEADS) {
               const float2 c = angles.cos[i], s = angles.sin[i];
               const float2 turned = make_float2(upper.x * c.x - lower.x * s.x, upper.y * c.y - lower.y * s.y);
@@ -634,17 +641,16 @@ TY_KERNEL __launch_bounds__(THREADS + 64, 1) decode_step_many(const Step step) {
         arrive(step, O);
       }
       if (const int first = tiles.next(FEED_FORWARD_TILES); first < FEED_FORWARD_TILES) {
-        float scale = 0;
-        bool hasScale = false;
+        LateScale scale;
         computer.product<HIDDEN>(first, FEED_FORWARD_TILES, [&](int) {
-          if (!hasScale) scale = scaleOf(step, token), hasScale = true;
+          scale.await(step, token);
           return Nothing();
         }, [&](int tile, Nothing, const Sums& sums) {
           if (!isOwner) return;
 #pragma unroll
           for (int i = 0; i < 2; i++) {
-            const float x = silu(sums.upper[i].x * scale) * (sums.lower[i].x * scale);
-            const float y = silu(sums.upper[i].y * scale) * (sums.lower[i].y * scale);
+            const float x = silu(sums.upper[i].x * scale.value) * (sums.lower[i].x * scale.value);
+            const float y = silu(sums.upper[i].y * scale.value) * (sums.lower[i].y * scale.value);
             *reinterpret_cast<u32*>(inPanels(step.activated, tile * 32 + row + i * 8, token)) = packPair(x, y);
           }
         });
@@ -658,12 +664,11 @@ TY_KERNEL __launch_bounds__(THREADS + 64, 1) decode_step_many(const Step step) {
     }
 
     const int tileCount = pairTilesOf(HEAD, step.vocabSize);
-    float scale = 0;
-    bool hasScale = false;
+    LateScale scale;
     u64 best = 0;
     if (const int first = tiles.next(tileCount); first < tileCount) {
       computer.product<HIDDEN>(first, tileCount, [&](int) {
-        if (!hasScale) scale = scaleOf(step, token), hasScale = true;
+        scale.await(step, token);
         return Nothing();
       }, [&](int tile, Nothing, const Sums& sums) {
         if (!isOwner) return;
@@ -672,7 +677,7 @@ TY_KERNEL __launch_bounds__(THREADS + 64, 1) decode_step_many(const Step step) {
           const float2 pair = (i / 4 == 0 ? sums.upper : sums.lower)[i / 2 % 2];
           const int id = tile * 64 + i / 4 * 32 + row + i / 2 % 2 * 8 + i % 2;
           if (id >= step.vocabSize) continue;
-          const float logit = (i % 2 == 0 ? pair.x : pair.y) * scale;
+          const float logit = (i % 2 == 0 ? pair.x : pair.y) * scale.value;
           best = larger(best, rankOf(logit, id));
           if (step.logits != nullptr) step.logits[(i64)token * step.vocabSize + id] = logit;
         }

@@ -123,7 +123,7 @@ test('a valley is found from either side, at an edge, and beside trials that div
 const WORLD = {
   law: { E: 0.95, A: 35, B: 90, alpha: 0.35, beta: 0.34 },
   lr: (parameters: number, tokens: number, batch: number): number =>
-    0.01 * (parameters / 1e5) ** -0.4 * (tokens / 1e6) ** -0.15 * Math.sqrt(batch / 512),
+    0.01 * (parameters / 1e5) ** -0.4 * (tokens / 1e6) ** -0.25 * Math.sqrt(batch / 512),
   batch: (tokens: number): number => 1024 * (tokens / 1e6) ** 0.5,
   loss(spec: RunSpec): number {
     const tokens = tokensOf(spec)

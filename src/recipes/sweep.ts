@@ -3,11 +3,11 @@ import { existsSync, mkdirSync } from 'node:fs'
 import { availableParallelism, homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
-import { readJsonObject, writeContents, writeJson } from '../checkpoint/files.ts'
+import { isJsonObject, readJsonObject, writeContents, writeJson } from '../checkpoint/files.ts'
 import type { RunContext } from '../config/context.ts'
 import { field } from '../config/field.ts'
 import { defineRecipe } from '../config/recipe.ts'
-import { ConfigError } from '../core/errors.ts'
+import { CheckpointError, ConfigError } from '../core/errors.ts'
 import { TokenDataset } from '../data/dataset.ts'
 import { formatCount, formatDuration } from '../display/format.ts'
 import { analyseSweep, type SweepReport } from '../plan/sweep/analysis.ts'
@@ -162,6 +162,25 @@ async function openText(
   return { data, train, validation: TokenDataset.open(join(data, 'validation')) }
 }
 
+/** @throws CheckpointError for a file that no sweep wrote whole */
+function readSaved(path: string): { options: Record<string, unknown>; budget: SweepBudget } {
+  const advice = 'delete it and give the same command again: finished runs are used where the new grid has them'
+  let saved: ReturnType<typeof readJsonObject>
+  try {
+    saved = readJsonObject(path)
+  } catch (cause) {
+    throw new CheckpointError(`${(cause as Error).message}; ${advice}`, { cause })
+  }
+  const { options, budget } = saved
+  const names = ['flops', 'startFlops', 'uniqueTokens', 'evaluationTokens'] as const
+  if (!isJsonObject(options) || !isJsonObject(budget) || !names.every((name) => Number.isFinite(budget[name]))) {
+    throw new CheckpointError(
+      `${path}: expected the options and the budget of a sweep, but they are not there; ${advice}`,
+    )
+  }
+  return { options, budget: budget as unknown as SweepBudget }
+}
+
 /** The budget in FLOPs: measured once, then kept with the sweep, so that a sweep that goes on makes the same grid. */
 async function settleBudget(
   options: Config,
@@ -176,7 +195,7 @@ async function settleBudget(
   const decisive = Object.entries(options).filter(([key, value]) => !HARMLESS.includes(key) && value !== undefined)
   const asked = Object.fromEntries(decisive) as Record<string, unknown>
   if (existsSync(path)) {
-    const saved = readJsonObject(path) as unknown as { options: Record<string, unknown>; budget: SweepBudget }
+    const saved = readSaved(path)
     const [differing] = differingKeys(saved.options, asked)
     if (differing !== undefined) {
       throw new ConfigError(

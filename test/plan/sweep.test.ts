@@ -1,7 +1,7 @@
 // The sweep: its grid for a budget, its searches and its conclusions in a world whose law is known, and real runs that are
 // made once, in processes of their own, and go on where they were stopped.
 import assert from 'node:assert/strict'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import type { RunContext } from '../../src/config/context.ts'
@@ -258,4 +258,24 @@ test('a run that fails by itself fails the sweep in one sentence', async () => {
   const spec = runSpec('grid', shapeOf(50000, 320, FAMILY)!, { tokens: 1e4, batchTokens: 256, lr: 0.01 }, setting)
   const pool = new RunPool(contextOf(new AbortController().signal), options)
   await assert.rejects(pool.run(spec), /sweep: run .* ended with exit code \d: .*nowhere.*; when that is put right/)
+})
+
+test('a file of the sweep that is torn or another one is refused, with what to do', () => {
+  for (const [text, what] of [
+    [
+      '{"options": {',
+      /sweep\.json: expected a JSON object, but it is not readable JSON .*; delete it and give the same/,
+    ],
+    [
+      '{"options": {}}',
+      /sweep\.json: expected the options and the budget of a sweep, but .*; delete it and give the same/,
+    ],
+  ] as const) {
+    mkdirSync(join(folder, 'torn'), { recursive: true })
+    writeFileSync(join(folder, 'torn', 'sweep.json'), text)
+    const { status, stderr } = trainyard(['sweep', '--data', 'data', '--budget', '10m', '--out', 'torn'], {}, folder)
+    assert.equal(status, 1)
+    assert.match(stderr, what)
+    assert.equal(readFileSync(join(folder, 'torn', 'sweep.json'), 'utf8'), text)
+  }
 })

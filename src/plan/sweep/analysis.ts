@@ -36,8 +36,8 @@ export interface SweepReport {
 
 const RESAMPLES = 1000
 /**
- * Standard deviation of a log loss about the law: runs that differ in their seed alone lie 0.15 to 0.5 % apart, and rates carried to
- * cells where none was looked for add as much; 61 runs of three sweeps lay 0.6 % off one law.
+ * Standard deviation of a log loss about the law: runs that differ in their seed alone scatter by 0.1 to 0.5 %, and rates carried
+ * to cells where none was looked for add to it; 61 runs of three sweeps lay 0.7 % off one law (docs/scaling.md).
  */
 const SCATTER = 0.006
 /**

@@ -3,9 +3,11 @@
 import { execFile } from 'node:child_process'
 import { globSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import { backwardDefines } from '../src/backends/cuda/attention-hopper-backward.ts'
+import { forwardDefines } from '../src/backends/cuda/attention-hopper-forward.ts'
 import { checkLayers, violationLine } from './check-layers.ts'
 import { countLines, lineTable, tooLong } from './count-lines.ts'
 
@@ -21,11 +23,12 @@ interface Outcome {
 const root = process.env.TRAINYARD_CHECK_ROOT ?? fileURLToPath(new URL('..', import.meta.url))
 const binaries = fileURLToPath(new URL('../node_modules/.bin/', import.meta.url))
 
-/** What `command` prints when it fails; nothing when it succeeds. */
-async function complaintsOf(command: string, args: readonly string[]): Promise<string[]> {
+/** What `command` prints when it fails, or if it says what it `mayNotSay`; nothing when it succeeds. */
+async function complaintsOf(command: string, args: readonly string[], mayNotSay?: RegExp): Promise<string[]> {
   try {
-    await promisify(execFile)(command, [...args], { cwd: root, maxBuffer: 1 << 26 })
-    return []
+    const { stdout, stderr } = await promisify(execFile)(command, [...args], { cwd: root, maxBuffer: 1 << 26 })
+    const said = `${stdout}${stderr}`.trim()
+    return mayNotSay?.test(said) ? [said] : []
   } catch (error) {
     const { stdout = '', stderr = '', message } = error as { stdout?: string; stderr?: string; message: string }
     return [`${stdout}${stderr}`.trim() || message]
@@ -52,27 +55,43 @@ const checks: Readonly<Record<string, () => Outcome | Promise<Outcome>>> = {
 const HOPPER_ONLY = /hopper|decode-step|fp8/
 const COMPILES_AT_A_TIME = 2
 
+/** What kernels on wgmma are compiled with; the others are compiled as their files stand. */
+const DEFINES: Readonly<Record<string, readonly Record<string, number>[]>> = {
+  'attention-hopper-forward.cu': forwardDefines(),
+  'attention-hopper-backward.cu': backwardDefines(),
+  'decode-step-many.cu': [2, 4, 8].map((tiles) => ({ TOKEN_TILES: tiles })),
+}
+/** Notes of ptxas and no errors: it makes wgmma products wait. It once cost attention a tenth of its speed. */
+const WAITING_PRODUCTS = /\(C75\d\d\)/
+
 /** Compiles each .cu for the chips that it is for; the text must also be good for NVRTC, which the tests on a card show. */
 async function compileGpuKernels(): Promise<Outcome> {
   const kernels = globSync('src/backends/cuda/**/*.cu', { cwd: root }).sort()
   if (kernels.length === 0) return { complaints: [], skipped: 'there are no .cu files' }
   const missing = await complaintsOf('nvcc', ['--version'])
   if (missing.length > 0) return { complaints: [], skipped: 'there is no nvcc on this machine' }
-  const work = kernels.flatMap((kernel) =>
-    (HOPPER_ONLY.test(kernel) ? ['90a'] : ['80', '90a']).map((chip) => ({ kernel, chip })),
-  )
   const folder = mkdtempSync(join(tmpdir(), 'trainyard-nvcc-'))
+  const work = kernels.flatMap((kernel) =>
+    (HOPPER_ONLY.test(kernel) ? ['90a'] : ['80', '90a']).flatMap((chip) =>
+      (DEFINES[basename(kernel)] ?? [{}]).map((values, n) => {
+        const defines = Object.entries(values).map(([name, value]) => `-D${name}=${value}`)
+        return { kernel, chip, defines, out: join(folder, `${basename(kernel)}-${chip}-${n}`) }
+      }),
+    ),
+  )
+  const compilations = work.length
   try {
     const complaints: string[] = []
     const worker = async (): Promise<void> => {
       for (let job = work.pop(); job !== undefined; job = work.pop()) {
         const target = `-gencode=arch=compute_${job.chip},code=sm_${job.chip}`
-        const out = join(folder, `${job.kernel.replaceAll('/', '-')}-${job.chip}`)
-        complaints.push(...(await complaintsOf('nvcc', ['-std=c++17', target, '-cubin', job.kernel, '-o', out])))
+        const words = ['-std=c++17', target, ...job.defines, '-cubin', job.kernel, '-o', job.out]
+        const said = await complaintsOf('nvcc', words, WAITING_PRODUCTS)
+        complaints.push(...said.map((text) => `${[job.kernel, ...job.defines].join(' ')}\n${text}`))
       }
     }
     await Promise.all(Array.from({ length: COMPILES_AT_A_TIME }, worker))
-    return { complaints, note: `${kernels.length} files for sm_80 and sm_90a` }
+    return { complaints, note: `${kernels.length} files for sm_80 and sm_90a, ${compilations} compilations` }
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }

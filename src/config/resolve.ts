@@ -106,14 +106,14 @@ function refusal(
     return `${spelled}: ${issue.message}${got}`
   }
   const unit = field.unit === undefined ? '' : ` (${field.unit})`
-  const expected = (field.node.enum ?? []).length > 8 ? issue.message : expectation(field.node)
+  // Text of a form of its own, such as a pattern, is described by the recipe: expectation() would only say that it is text.
+  const isInOwnWords = (field.node.enum ?? []).length > 8 || (issue.code === 'invalid_format' && value !== undefined)
+  const expected = isInOwnWords ? issue.message : expectation(field.node)
   const example = exampleOf(field)
   const exampleText = example === undefined ? '' : `; for example ${flagName(field.key)} ${example}`
   if (value === undefined)
     return `${recipe} needs ${flagName(field.key)}, ${field.description}: ${expected}${unit}${exampleText}`
-  // A string field may have a rule of its own, such as a pattern, which expectation() does not put into words.
-  const rule = issue.code === 'invalid_format' ? ` (${issue.message})` : ''
-  return `${spelled} must be ${expected}${unit}${rule}, got ${shown(value)}${exampleText}`
+  return `${spelled} must be ${expected}${unit}, got ${shown(value)}${exampleText}`
 }
 
 /** The name of a key as the user gave it: '--lr', or 'run.yaml: lr'. */

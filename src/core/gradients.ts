@@ -2,6 +2,7 @@
 // contribution, which overwrites; later ones add. A view shares the gradient of its base: column slices (q, k
 // and v of a fused qkv) fill it piece by piece. Parameter gradients live elsewhere (core/parameter.ts).
 import { emptyTensor } from './allocator.ts'
+import type { Dtype } from './dtype.ts'
 import type { Kernels } from './kernels.ts'
 import type { TapeEntry } from './op.ts'
 import { gradientTarget, Parameter } from './parameter.ts'
@@ -56,16 +57,21 @@ export class Gradients {
     write(gradient, accumulate)
   }
 
-  /** Contribution by a kernel that can only overwrite. */
-  overwrite(tensor: Tensor, write: (gradient: Tensor) => void): void {
+  /**
+   * Contribution by a kernel that can only overwrite. That to a parameter has memory of its own even where it is the first:
+   * later micro-batches, which add theirs, follow the memory plan of the first.
+   * @param dtype  of such memory: the tensor's, or a wider one that the kernel can write as well
+   */
+  overwrite(tensor: Tensor, write: (gradient: Tensor) => void, dtype: Dtype = tensor.dtype): void {
     const { gradient, accumulate } = this.#claim(tensor)
-    if (!accumulate) {
+    if (!accumulate && !((tensor.base ?? tensor) instanceof Parameter)) {
       write(gradient)
       return
     }
-    const contribution = emptyTensor(tensor.device, tensor.shape, tensor.dtype, 'gradient')
+    const contribution = emptyTensor(tensor.device, tensor.shape, dtype, 'gradient')
     write(contribution)
-    tensor.device.kernels.accumulate(gradient, contribution)
+    if (accumulate) tensor.device.kernels.accumulate(gradient, contribution)
+    else tensor.device.kernels.copy(gradient, contribution)
   }
 
   /**

@@ -64,7 +64,7 @@ export const attentionOp: Op<Inputs, Outputs, Attributes> = {
           ),
         ),
       )
-    if (gradients.needs(bias)) gradients.overwrite(bias, write)
+    if (gradients.needs(bias)) gradients.overwrite(bias, write, 'f32')
     else write()
   },
   isCheap: false,

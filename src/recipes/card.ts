@@ -34,8 +34,8 @@ const config = z.object({
   knowledgeCutoff: field(
     z
       .string()
-      .regex(/^\d{4}(-\d{2}(-\d{2})?)?$/, 'a date such as 2024-05-01')
-      .refine((date) => !Number.isNaN(Date.parse(date)), 'a date such as 2024-05-01')
+      .regex(/^\d{4}(-\d{2}(-\d{2})?)?$/, { error: 'a date such as 2024-05-01', abort: true })
+      .refine((date) => !Number.isNaN(Date.parse(date)), 'expected a date that there is, such as 2024-05-01')
       .optional(),
     {
       describe: 'date of the newest document; default: looked up in the JSONL sources that are still there',

@@ -16,7 +16,7 @@ export const deviceFields = {
   device: field(
     z
       .string()
-      .regex(/^(cpu|cuda(:\d+)?)$/, 'must be cpu, cuda or cuda:1')
+      .regex(/^(cpu|cuda(:\d+)?)$/, 'cpu, cuda or cuda:1')
       .default('cpu'),
     {
       describe: 'cpu, or an NVIDIA GPU: cuda, or cuda:1 for the second',

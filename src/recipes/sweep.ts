@@ -30,13 +30,10 @@ import { deviceFields, numericsOf, openChosenDevice, refuseForeignOptions } from
 
 const config = z.object({
   out: field(z.string().min(1), { describe: 'folder of the sweep', example: 'runs/sweep' }),
-  budget: field(
-    z.string().regex(/^\d+(\.\d+)?(s|m|h|d|(e\d+)?)$/, 'must be a time such as 10m or FLOPs such as 5e13'),
-    {
-      describe: 'what all runs together may take: time on this machine (90s, 10m, 2h) or FLOPs (5e13)',
-      example: '10m',
-    },
-  ),
+  budget: field(z.string().regex(/^\d+(\.\d+)?(s|m|h|d|(e\d+)?)$/, 'a time such as 10m or FLOPs such as 5e13'), {
+    describe: 'what all runs together may take: time on this machine (90s, 10m, 2h) or FLOPs (5e13)',
+    example: '10m',
+  }),
   data: field(z.string().min(1).optional(), {
     describe: "folder that data prepare made; default the demo's text, prepared here",
     example: 'data/books',
@@ -87,6 +84,8 @@ export default defineRecipe({
   async run(options, context) {
     refuseForeignOptions(options)
     const folder = resolve(context.cwd, options.out)
+    // Before the work of preparing a text.
+    const saved = savedBudget(options, folder)
     const { data, train, validation } = await openText(options, folder, context)
     const setting: SweepSetting = {
       vocabSize: train.manifest.tokenizer.vocabSize,
@@ -95,7 +94,7 @@ export default defineRecipe({
     }
     const isCpu = options.device === 'cpu'
     const jobs = options.jobs ?? (isCpu ? Math.max(1, Math.floor(availableParallelism() / (options.threads ?? 1))) : 1)
-    const budget = await settleBudget(options, folder, train, validation, setting, jobs, context.env)
+    const budget = saved ?? (await settleBudget(options, folder, train, validation, setting, jobs, context.env))
     const grid = planGrid(budget, setting)
     if (!options.json) describePlan(grid, budget, setting, jobs, context)
     const progress = { stage: '', isOver: false }
@@ -181,6 +180,27 @@ function readSaved(path: string): { options: Record<string, unknown>; budget: Sw
   return { options, budget: budget as unknown as SweepBudget }
 }
 
+/** The options that make a sweep what it is. */
+function decisive(options: Config): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(options).filter(([key, value]) => !HARMLESS.includes(key) && value !== undefined),
+  )
+}
+
+/** The budget of the sweep that was begun in this folder, if one was. @throws ConfigError if it had other options */
+function savedBudget(options: Config, folder: string): SweepBudget | undefined {
+  const path = join(folder, 'sweep.json')
+  if (!existsSync(path)) return undefined
+  const saved = readSaved(path)
+  const [differing] = differingKeys(saved.options, decisive(options))
+  if (differing !== undefined) {
+    throw new ConfigError(
+      `sweep: ${options.out} was begun with ${differing.key} ${JSON.stringify(differing.was)}, now it is ${JSON.stringify(differing.is)}; use the same, or another folder`,
+    )
+  }
+  return saved.budget
+}
+
 /** The budget in FLOPs: measured once, then kept with the sweep, so that a sweep that goes on makes the same grid. */
 async function settleBudget(
   options: Config,
@@ -191,19 +211,6 @@ async function settleBudget(
   jobs: number,
   env: RunContext['env'],
 ): Promise<SweepBudget> {
-  const path = join(folder, 'sweep.json')
-  const decisive = Object.entries(options).filter(([key, value]) => !HARMLESS.includes(key) && value !== undefined)
-  const asked = Object.fromEntries(decisive) as Record<string, unknown>
-  if (existsSync(path)) {
-    const saved = readSaved(path)
-    const [differing] = differingKeys(saved.options, asked)
-    if (differing !== undefined) {
-      throw new ConfigError(
-        `sweep: ${options.out} was begun with ${differing.key} ${JSON.stringify(differing.was)}, now it is ${JSON.stringify(differing.is)}; use the same, or another folder`,
-      )
-    }
-    return saved.budget
-  }
   const [, amount, unit] = /^([\d.]+(?:e\d+)?)([smhd]?)$/.exec(options.budget)!
   const tokens = { uniqueTokens: train.totalTokens, evaluationTokens: validation.totalTokens }
   let budget: SweepBudget = { flops: Number(amount), startFlops: 0, ...tokens }
@@ -218,7 +225,7 @@ async function settleBudget(
     budget = { flops: rate * seconds * workers, startFlops: rate * START_SECONDS, ...tokens }
   }
   mkdirSync(folder, { recursive: true })
-  await writeJson(path, { options: asked, budget })
+  await writeJson(join(folder, 'sweep.json'), { options: decisive(options), budget })
   return budget
 }
 

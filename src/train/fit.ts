@@ -84,7 +84,7 @@ function spareOf(limitBytes: number): number {
 /** @throws ConfigError that says what is needed, what is there, and the cheapest change that fits */
 export function refuse(
   shape: FitShape,
-  batchTokens: number,
+  { batchTokens, layers }: { batchTokens: number; layers: number },
   memory: Need,
   bytesOf: (candidate: FitShape) => number,
 ): never {
@@ -94,21 +94,21 @@ export function refuse(
   const advice =
     fit === undefined
       ? 'no micro-batch, recomputation or sequence length makes it fit: take a smaller model, as with a lower --depth'
-      : `the cheapest change that fits is ${flags(shape, fit.shape)} (${formatBytes(fit.bytes)})`
+      : `the cheapest change that fits is ${flags(shape, fit.shape, layers)} (${formatBytes(fit.bytes)})`
   const more = memory.advice === undefined ? '' : `, ${memory.advice}`
   throw new ConfigError(
     `pretrain: the run needs ${formatBytes(neededBytes)} of ${what} (${parts}), ${whose} can have ${formatBytes(limitBytes)}${limitedBy === undefined ? '' : ` (${limitedBy})`}; ${advice}${more}`,
   )
 }
 
-/** What is different, as options. */
-function flags(from: FitShape, to: FitShape): string {
+/** What is different, as options. @param layers  of the model: all of them, where the candidate names no number */
+function flags(from: FitShape, to: FitShape, layers: number): string {
   const changes = [
     to.seqLen !== from.seqLen && `--seq-len ${to.seqLen}`,
     to.microBatchSize !== from.microBatchSize && `--micro-batch-size ${to.microBatchSize}`,
     to.recompute !== from.recompute && `--recompute ${to.recompute}`,
     to.asyncSave !== from.asyncSave && '--no-async-save',
-    to.recomputeLayers !== from.recomputeLayers && 'without --recompute-layers',
+    to.recomputeLayers !== from.recomputeLayers && `--recompute-layers ${to.recomputeLayers ?? layers}`,
   ]
   return changes.filter((change) => change !== false).join(' ')
 }

@@ -136,6 +136,7 @@ export class Pretraining {
         isWholeStep: isWhole(change),
       })
     const wanted = { seqLen, microBatchSize, recompute, recomputeLayers, asyncSave }
+    const run = { batchTokens, layers: config.numHiddenLayers }
     const plan = planFor(wanted)
     // After the dry run, whose litter counts too, and before the run takes anything.
     const takenBytes = anonymousBytes()
@@ -156,7 +157,7 @@ export class Pretraining {
     if (memory.totalBytes > ofProcess.limitBytes) {
       const parts = `${activations}, copy for checkpoints ${formatBytes(memory.stagingBytes)}`
       const need = { what: 'memory', whose: 'this process', neededBytes: memory.totalBytes, parts, ...ofProcess }
-      refuse(wanted, batchTokens, need, (change) => forecast(change, planFor(change)).totalBytes)
+      refuse(wanted, run, need, (change) => forecast(change, planFor(change)).totalBytes)
     }
     const ofCard = limited(own?.totalBytes ?? Number.POSITIVE_INFINITY, true)
     if (own !== undefined && memory.ownTotalBytes! > ofCard.limitBytes) {
@@ -172,7 +173,7 @@ export class Pretraining {
           advice: `or end other programs that hold memory of the card (nvidia-smi shows them)`,
         }),
       }
-      refuse(wanted, batchTokens, need, (change) => forecast(change, planFor(change)).ownTotalBytes!)
+      refuse(wanted, run, need, (change) => forecast(change, planFor(change)).ownTotalBytes!)
     }
     device.reserveScratch?.(memory.scratchBytes)
     const model = createModel(config)

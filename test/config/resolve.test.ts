@@ -74,6 +74,7 @@ const BAD_VALUES: readonly [argv: string[], sentence: string][] = [
   ],
   [['--resume=maybe'], 'sample: --resume must be true or false, got "maybe"; for example --resume false'],
   [['--betas', '0.9,x'], 'sample: --betas must be a list, each a number, got [0.9,"x"]; for example --betas 0.9,0.95'],
+  [['--limit', '10'], 'sample: --limit must be a time such as 10m, got "10"; for example --limit 2h'],
   [['--seed', 'x'], 'sample: --seed must be a whole number or "random", got "x"; for example --seed 42'],
   [
     ['--model.hiddenSize', 'x'],

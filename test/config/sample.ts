@@ -20,6 +20,7 @@ export const sample = defineRecipe({
     resume: field(z.boolean().default(false), { describe: 'go on from a checkpoint' }),
     shuffle: field(z.boolean().default(true), { describe: 'mix the documents' }),
     seed: field(z.union([z.number().int(), z.literal('random')]).default(42), { describe: 'of all randomness' }),
+    limit: field(z.optional(z.string().regex(/^\d+[smh]$/, 'a time such as 10m')), { describe: 'time', example: '2h' }),
     model: z
       .object({
         hiddenSize: field(z.number().int().min(1).default(64), { describe: 'width', unit: 'channels' }),

@@ -90,12 +90,26 @@ test('each missing library is named, with where it comes from', () => {
   assert.throws(() => open(['cuda', 'nvrtc']), told(/libcublasLt.*nvidia-cublas/))
 })
 
+test('a second card in one process is refused until the first is closed; the same card may be opened twice', () => {
+  const [first, second] = [new CudaDriver(library), new CudaDriver(library)]
+  const refused =
+    /cuda: card 1 cannot be opened while this process uses card 0: close that device first, or run a process/
+  first.useCard(0)
+  assert.throws(() => second.useCard(1), refused)
+  second.useCard(0)
+  second.leaveCard(0)
+  assert.throws(() => second.useCard(1), refused)
+  first.leaveCard(0)
+  second.useCard(1)
+  second.leaveCard(1)
+})
+
 test('memory that other programs hold: the driver says no, the sentence says where to look', () => {
   process.env.STAND_IN_CONTEXT = '2'
   after(() => delete process.env.STAND_IN_CONTEXT)
   const driver = new CudaDriver(library)
   assert.throws(
-    () => driver.integer('cuDevicePrimaryCtxRetain', 0),
+    () => driver.useCard(0),
     /cuDevicePrimaryCtxRetain failed: out of memory \(status 2\); nvidia-smi shows which programs hold the memory/,
   )
 })

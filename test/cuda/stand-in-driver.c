@@ -19,6 +19,8 @@ int cuDeviceGetCount(int32_t *count) { *count = number("STAND_IN_CARDS", 1); ret
 int cuDeviceGetName(char *name, int32_t size, int32_t index) { snprintf(name, size, "Stand-in %d", index); return 0; }
 int cuDeviceTotalMem_v2(int64_t *bytes, int32_t index) { *bytes = (int64_t)80 << 30; return 0; }
 int cuDevicePrimaryCtxRetain(int64_t *context, int32_t index) { *context = 1; return number("STAND_IN_CONTEXT", 0); }
+int cuDevicePrimaryCtxRelease_v2(int32_t index) { return 0; }
+int cuCtxSetCurrent(int64_t context) { return 0; }
 
 int cuDeviceGetAttribute(int32_t *value, int32_t attribute, int32_t index) {
   int chip = number("STAND_IN_CHIP", 90);
@@ -33,8 +35,6 @@ int cuGetErrorString(int status, const char **text) {
 
 // What a computation would need: there to be found, and refused.
 #define REFUSED(name) int name(void) { return 801; }
-REFUSED(cuDevicePrimaryCtxRelease_v2)
-REFUSED(cuCtxSetCurrent)
 REFUSED(cuMemGetInfo_v2)
 REFUSED(cuMemAlloc_v2)
 REFUSED(cuMemFree_v2)

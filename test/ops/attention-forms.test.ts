@@ -1,9 +1,10 @@
 // Soft-capped scores and a bias by relative position: what must hold whatever the numbers are, T5's bias made from an
-// embedding of buckets, and what is refused. The gradients stand in the op table.
+// embedding of buckets, a bias that is trained itself, and what is refused. The gradients stand in the op table.
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
+import { MetaDevice } from '../../src/backends/meta/meta-device.ts'
 import { openReferenceDevice } from '../../src/backends/reference/open-reference.ts'
-import { standaloneTensor } from '../../src/core/allocator.ts'
+import { PlannedArena, standaloneTensor } from '../../src/core/allocator.ts'
 import { allocateGradients, buildArenas } from '../../src/core/arena.ts'
 import type { Device } from '../../src/core/device.ts'
 import { ShapeError } from '../../src/core/errors.ts'
@@ -12,6 +13,7 @@ import { Tape } from '../../src/core/tape.ts'
 import type { Tensor } from '../../src/core/tensor.ts'
 import { attention } from '../../src/ops/attention.ts'
 import { embedding } from '../../src/ops/embedding.ts'
+import { planProgram } from '../../src/train/plan.ts'
 import { openCpu } from '../devices.ts'
 import { normals, placeTensor, writeNumbers } from './inputs.ts'
 
@@ -146,4 +148,43 @@ test('what does not fit is refused in a sentence', () => {
   for (const softcap of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) {
     assert.throws(() => attention(q, q, q, { numHeads: 2, softcap }), /softcap must be a positive number/)
   }
+})
+
+test('a bias that is a parameter: several micro-batches follow the plan of one, and their gradients add up', async () => {
+  /** The program of a micro-batch, and the bias that it trains. */
+  const on = (device: Device): { bias: Parameter; program: (tape: Tape) => void } => {
+    const bias = Parameter.single('bias', [POSITIONS, HEADS], 'zeros')
+    allocateGradients(buildArenas([bias], device))
+    const place = (name: string, rows: number): Tensor =>
+      placeTensor(device, [2, rows, WIDTH], normals(`forms/${name}`, 2 * rows * WIDTH))
+    const [q, k, v, dOut] = [place('q', QUERIES), place('k', KEYS), place('v', KEYS), place('dOut', QUERIES)]
+    const program = (tape: Tape): void => {
+      tape.backward(attention(q, k, v, { numHeads: HEADS, isCausal: false, bias }), dOut)
+    }
+    return { bias, program }
+  }
+  const meta = new MetaDevice(cpu)
+  const plan = planProgram(meta, {}, on(meta).program)
+  const { bias, program } = on(cpu)
+  const arena = new PlannedArena(plan.memory, cpu.allocate(plan.memory.totalBytes))
+  const gradients: Float64Array[] = []
+  for (let microBatch = 0; microBatch < 3; microBatch++) {
+    arena.reset()
+    using tape = new Tape(cpu, { allocator: arena })
+    program(tape)
+    assert.ok(arena.isComplete)
+    gradients.push(Float64Array.from((await cpu.read(bias.gradient!)) as ArrayLike<number>))
+  }
+  const [one, two, three] = gradients as [Float64Array, Float64Array, Float64Array]
+  assert.ok(one.some((x) => Math.abs(x) > 1e-2))
+  assert.deepEqual(
+    two,
+    one.map((x) => 2 * x),
+  )
+  assert.ok(
+    distance(
+      three,
+      one.map((x) => 3 * x),
+    ) < 1e-6,
+  )
 })

@@ -55,6 +55,10 @@ test('what cannot be fitted is refused in one sentence', () => {
     assert.equal(stderr.trim().split('\n').length, 1, stderr)
   }
   refuse(['none.csv'], /none\.csv cannot be read .*; name a CSV file/)
+  writeFileSync(join(folder, 'empty.csv'), '\n')
+  refuse(['empty.csv'], /empty\.csv: expected CSV text with .*, got no line at all; add the runs/)
+  writeFileSync(join(folder, 'header.csv'), 'n,d,loss\n')
+  refuse(['header.csv'], /header\.csv: expected CSV text with .*, got the line "n,d,loss" alone; add the runs/)
   refuse(['points.csv', '--loss', 'lost'], /there is no column lost for loss; its columns are Model Size/)
   refuse(['points.csv', '--exclude-highest', '100000'], /excludeHighest must be below the \d+ runs/)
   writeFileSync(join(folder, 'few.csv'), 'n,d,loss\n1e9,2e10,2.5\n2e9,2e10,2.4\n')

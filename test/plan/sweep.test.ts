@@ -260,11 +260,15 @@ test('a run that fails by itself fails the sweep in one sentence', async () => {
   await assert.rejects(pool.run(spec), /sweep: run .* ended with exit code \d: .*nowhere.*; when that is put right/)
 })
 
-test('a file of the sweep that is torn or another one is refused, with what to do', () => {
+test('a file of the sweep that is torn or another one is refused before any other work, with what to do', () => {
   for (const [text, what] of [
     [
       '{"options": {',
       /sweep\.json: expected a JSON object, but it is not readable JSON .*; delete it and give the same/,
+    ],
+    [
+      '{"options": {"budget": "5m"}, "budget": {"flops": 1, "startFlops": 1, "uniqueTokens": 1, "evaluationTokens": 1}}',
+      /sweep: torn was begun with .*, now it is .*; use the same, or another folder/,
     ],
     [
       '{"options": {}}',
@@ -273,8 +277,8 @@ test('a file of the sweep that is torn or another one is refused, with what to d
   ] as const) {
     mkdirSync(join(folder, 'torn'), { recursive: true })
     writeFileSync(join(folder, 'torn', 'sweep.json'), text)
-    const { status, stderr } = trainyard(['sweep', '--data', 'data', '--budget', '10m', '--out', 'torn'], {}, folder)
-    assert.equal(status, 1)
+    const { status, stderr } = trainyard(['sweep', '--data', 'nowhere', '--budget', '10m', '--out', 'torn'], {}, folder)
+    assert.notEqual(status, 0)
     assert.match(stderr, what)
     assert.equal(readFileSync(join(folder, 'torn', 'sweep.json'), 'utf8'), text)
   }

@@ -71,3 +71,30 @@ test('GPU kernels must compile', { skip: hasNvcc ? false : 'there is no nvcc on 
   assert.match(lines.join('\n'), /bad\.cu\(1\): error: identifier "y" is undefined/)
   assert.doesNotMatch(lines.join('\n'), /good\.cu/)
 })
+
+test('kernels whose wgmma products wait for each other are refused, although they compile', {
+  skip: hasNvcc ? false : 'there is no nvcc on this machine',
+}, () => {
+  // The sum is touched while the product may be under way.
+  const product = `asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0,%1,%2,%3}, %4, %5, 1, 1, 1, 0, 0;"
+    : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "l"(a), "l"(b));`
+  const kernel = (between: string): string => `
+    extern "C" __global__ void products(float* x, unsigned long long a, unsigned long long b) {
+      float d[4] = {x[0], x[1], x[2], x[3]};
+      asm volatile("wgmma.fence.sync.aligned;");
+      ${product}
+      ${between}
+      ${product}
+      asm volatile("wgmma.commit_group.sync.aligned;");
+      asm volatile("wgmma.wait_group.sync.aligned 0;");
+      x[threadIdx.x] = d[0] + d[1] + d[2] + d[3];
+    }\n`
+  using tree = tempTree({
+    'src/backends/cuda/good-hopper.cu': kernel(''),
+    'src/backends/cuda/slow-hopper.cu': kernel('d[0] += 1.f;'),
+  })
+  const { status, lines } = check(tree.root, ['nvcc'])
+  assert.equal(status, 1)
+  assert.match(lines.join('\n'), /slow-hopper\.cu\n.*\(C75\d\d\)/)
+  assert.doesNotMatch(lines.join('\n'), /good-hopper/)
+})

@@ -9,7 +9,7 @@ import { ConfigError } from '../../src/core/errors.ts'
 import { describeMemory } from '../../src/machine/memory.ts'
 import { openDevice } from '../../src/open.ts'
 import { CPU_SHAPES } from '../../src/train/bench-shapes.ts'
-import { cheapestFit, type FitShape } from '../../src/train/fit.ts'
+import { cheapestFit, type FitShape, refuse } from '../../src/train/fit.ts'
 import { Pretraining } from '../../src/train/pretrain.ts'
 import { modelConfig, modelFromDepth, type RunSettings } from '../../src/train/settings.ts'
 import { temporaryFolder, writeDataset } from '../data/fixtures.ts'
@@ -81,6 +81,16 @@ test('recomputation in some layers becomes recomputation in all before it become
   assert.deepEqual(fit(8), shape)
   assert.deepEqual(fit(6), { seqLen: 32, microBatchSize: 1, recompute: 'selective', asyncSave: false })
   assert.deepEqual(fit(5), { seqLen: 32, microBatchSize: 1, recompute: 'full', asyncSave: false })
+  // As flags to paste, all layers have a number.
+  const advice = (limitBytes: number) => (): never =>
+    refuse(
+      shape,
+      { batchTokens: 32, layers: 4 },
+      { what: 'memory', whose: 'this process', neededBytes: 8, parts: 'activations', limitBytes },
+      bytesOf,
+    )
+  assert.throws(advice(6), /the cheapest change that fits is --recompute-layers 4 \(6 B\)/)
+  assert.throws(advice(5), /the cheapest change that fits is --recompute full --recompute-layers 4 \(1 B\)/)
 })
 
 test('a step of one micro-batch is found where it needs less than smaller ones, whose gradients have memory of their own', () => {

@@ -21,6 +21,8 @@ const CONFIGS: Readonly<Record<number, Config>> = {
   128: { queries: 64, keyStages: 1, queryStages: 2 },
 }
 const SIZES = Object.keys(CONFIGS).map(Number)
+/** Heads whose halves are whole groups of columns of a thread. */
+const UNROTATED_SIZES = [64, 128]
 const BLOCK_KEYS = 128
 /** Warps that add to dq: WRITERS of the kernel. */
 const WRITERS = 3
@@ -83,9 +85,8 @@ export function attentionHopperBackward(
       )
     },
 
-    // Halves of a head are whole groups of columns of a thread.
     unrotates: ({ headDim, unrotate }) =>
-      unrotate !== undefined && (headDim === 64 || headDim === 128) && unrotate.cos.dtype === 'f32',
+      unrotate !== undefined && UNROTATED_SIZES.includes(headDim) && unrotate.cos.dtype === 'f32',
 
     attentionBackward(dq, dk, dv, _delta, dOut, out, lse, q, k, v, options) {
       const { numHeads, numKeyValueHeads, headDim, scale, unrotate } = options
@@ -170,6 +171,30 @@ function paddedSize(headDim: number): number {
   return SIZES.find((size) => size >= headDim)!
 }
 
+function definesOf(size: number, isDeterministic: boolean, unrotates: boolean): Record<string, number> {
+  const { queries, keyStages, queryStages } = CONFIGS[size]!
+  return {
+    HEAD_DIM: size,
+    BLOCK_QUERIES: queries,
+    KEY_STAGES: keyStages,
+    QUERY_STAGES: queryStages,
+    WRITERS,
+    IS_DETERMINISTIC: Number(isDeterministic),
+    UNROTATES: Number(unrotates),
+  }
+}
+
+/** Every way the kernel is compiled, for each element type: what `npm run check` compiles. */
+export function backwardDefines(): Record<string, number>[] {
+  return SIZES.flatMap((size) =>
+    [true, false].flatMap((isDeterministic) =>
+      (UNROTATED_SIZES.includes(size) ? [true, false] : [false]).map((unrotates) =>
+        definesOf(size, isDeterministic, unrotates),
+      ),
+    ),
+  )
+}
+
 function makeVariant(
   launcher: Launcher,
   dtype: Dtype,
@@ -186,15 +211,7 @@ function makeVariant(
   const barriers = 2 * keyStages + 4 * queryStages + 2 * WRITERS + 2
   const options = {
     dtype,
-    defines: {
-      HEAD_DIM: size,
-      BLOCK_QUERIES: queries,
-      KEY_STAGES: keyStages,
-      QUERY_STAGES: queryStages,
-      WRITERS,
-      IS_DETERMINISTIC: Number(isDeterministic),
-      UNROTATES: Number(unrotates),
-    },
+    defines: definesOf(size, isDeterministic, unrotates),
   }
   const kernel = (name: string, signature: string, sharedBytes = 0) =>
     launcher.kernel('attention-hopper-backward', name, signature, { ...options, sharedBytes })

@@ -135,13 +135,23 @@ function paddedSize(headDim: number): number {
   return Math.ceil(headDim / 32) * 32
 }
 
+function definesOf(size: number, { keys, groups, stages }: Config): Record<string, number> {
+  return { HEAD_DIM: size, BLOCK_KEYS: keys, GROUPS: groups, STAGES: stages }
+}
+
+/** Every way the kernel is compiled, for each element type: what `npm run check` compiles. */
+export function forwardDefines(): Record<string, number>[] {
+  const bySize = Object.entries(CONFIGS).map(([size, config]) => definesOf(Number(size), config))
+  return [...bySize, definesOf(64, LONG_64), definesOf(64, MANY_64)]
+}
+
 function makeVariant(launcher: Launcher, dtype: Dtype, size: number, config: Config): Variant {
   const rowBytes = Math.ceil(size / PANEL_COLUMNS) * PANEL_COLUMNS * 2
   const queryTiles = size <= LARGEST_WITH_OUT_TILES ? 2 : 1
   const rows = config.groups * GROUP_QUERIES * queryTiles + 2 * config.stages * config.keys
   const launch = launcher.kernel('attention-hopper-forward', 'attention_forward', 'mmmmpppplliiiiiifiii', {
     dtype,
-    defines: { HEAD_DIM: size, BLOCK_KEYS: config.keys, GROUPS: config.groups, STAGES: config.stages },
+    defines: definesOf(size, config),
     // Room to align the tiles to 1024 bytes, and the barriers behind them.
     sharedBytes: 1024 + rows * rowBytes + 512,
   })

@@ -88,6 +88,9 @@ const REMEDIES: Readonly<Record<number, string>> = {
 /** Statuses of cuResult that a caller may want to tell apart. */
 export const CU = { outOfMemory: OUT_OF_MEMORY, notReady: NOT_READY } as const
 
+/** The card whose context is current in this thread, and how often it is in use. */
+const current = { index: 0, uses: 0 }
+
 export class CudaDriver {
   /** 13000 for CUDA 13.0. */
   readonly version: number
@@ -139,6 +142,28 @@ export class CudaDriver {
       } catch {}
     }
     throw new DeviceError(`cuda: the driver ${this.#path} has no ${name}: update the NVIDIA driver`)
+  }
+
+  /**
+   * Makes the context of a card current, which all calls go to, those of cuBLASLt and cuDNN too. Nothing changes it from
+   * call to call, so that a second card in use would get the work of the first.
+   * @throws DeviceError if another card is in use in this thread
+   */
+  useCard(index: number): void {
+    if (current.uses > 0 && current.index !== index) {
+      throw new DeviceError(
+        `cuda: card ${index} cannot be opened while this process uses card ${current.index}: close that device first, or run a process for each card`,
+      )
+    }
+    this.call('cuCtxSetCurrent', this.integer('cuDevicePrimaryCtxRetain', index))
+    current.index = index
+    current.uses++
+  }
+
+  /** Ends one use of the card. */
+  leaveCard(index: number): void {
+    current.uses--
+    this.call('cuDevicePrimaryCtxRelease_v2', index)
   }
 
   /** The driver's own words for a status. */

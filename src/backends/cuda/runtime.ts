@@ -61,7 +61,7 @@ export class CudaRuntime implements Launcher {
 
   /**
    * @param card  from `cardAt`
-   * @throws DeviceError if its memory is taken, or `architecture` is newer than it
+   * @throws DeviceError if its memory is taken, another card is in use here, or `architecture` is newer than it
    */
   constructor(
     driver: CudaDriver,
@@ -83,8 +83,7 @@ export class CudaRuntime implements Launcher {
     }
     // Machine code of an older chip does not load on this one: the driver has to translate.
     this.#architecture = architecture === own ? own : architecture.replace('sm_', 'compute_')
-    const context = driver.integer('cuDevicePrimaryCtxRetain', card.index)
-    driver.call('cuCtxSetCurrent', context)
+    driver.useCard(card.index)
     this.stream = driver.integer('cuStreamCreate', STREAM_NON_BLOCKING)
     this.#launchRaw = driver.raw('cuLaunchKernel') as (...args: number[]) => number
     const native = driver.integer('cuMemAllocHost_v2', ARGUMENT_BYTES + 64)
@@ -348,7 +347,7 @@ export class CudaRuntime implements Launcher {
     for (const module of this.#modules.values()) this.driver.call('cuModuleUnload', module)
     this.#modules.clear()
     this.driver.call('cuStreamDestroy_v2', this.stream)
-    this.driver.call('cuDevicePrimaryCtxRelease_v2', this.card.index)
+    this.driver.leaveCard(this.card.index)
   }
 
   /** A short text that is the same for the same card, driver and compiler: part of what fixes the bits of a run. */

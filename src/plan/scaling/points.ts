@@ -1,5 +1,6 @@
 // Runs as points of scaling laws: parameters, tokens, compute and loss, read from a CSV file by the names of its columns.
 import { ConfigError, DataError } from '../../core/errors.ts'
+import { shown } from '../../core/json.ts'
 import { TRAINING_FLOPS } from './parametric-law.ts'
 
 export interface RunPoint {
@@ -45,8 +46,9 @@ export function parsePoints(
   const rows = parseCsv(text)
   const header = rows[0]?.map((name) => name.trim())
   if (header === undefined || rows.length < 2) {
+    const got = header === undefined ? 'no line at all' : `the line ${shown(header.join(','))} alone`
     throw new DataError(
-      `${source}: expected CSV text with a header line and a row for each run, got ${rows.length} lines`,
+      `${source}: expected CSV text with a header line and a row for each run, got ${got}; add the runs, a row each`,
     )
   }
   const at = Object.fromEntries(

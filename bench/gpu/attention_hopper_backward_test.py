@@ -13,7 +13,9 @@ BF, HF = torch.bfloat16, torch.float16
 DTYPES = {BF: 1, HF: 2}
 # As in attention-hopper-backward.ts: queries of a tile, stages of keys, stages of queries.
 CONFIG = {64: (128, 2, 2), 96: (64, 1, 2), 128: (64, 1, 2)}
-CACHED_BYTES, LEAST_UNITS, LEAST_UNITS_UNMASKED = 48 << 20, 32, 12
+CACHED_BYTES, LEAST_UNITS, LEAST_UNITS_ANY_ORDER, LEAST_UNITS_UNMASKED = 48 << 20, 32, 16, 12
+# How parts of dq are added: DQ_SUMS of the kernel. 'any order' may differ from run to run.
+SUMS = {'any order': 0, 'in turns': 1, 'integers': 2}
 driver = ctypes.CDLL('libcuda.so.1')
 folder = tempfile.mkdtemp()
 
@@ -39,19 +41,20 @@ def tensor_map(tensor, heads, head_dim, rows):
 
 class Module:
     """One compilation, of all three kernels."""
-    SIGNATURES = {'prepare': 'ppppppp' + 'll' + 'iiiii', 'main': 'mmmm' + 'pppppp' + 'll' + 'iiiiii' + 'f' + 'iii' + 'ppp',
-                  'finish': 'ppp' + 'l' + 'ii' + 'f' + 'ppp'}
-    NAMES = {'prepare': 'attention_backward_prepare', 'main': 'attention_backward', 'finish': 'attention_backward_finish'}
+    SIGNATURES = {'maxima': 'ppp' + 'll' + 'ii', 'prepare': 'ppppppp' + 'll' + 'iiiiii', 'main': 'mmmm' + 'pppppp' + 'll' + 'iiiiii' + 'f' + 'iii' + 'ppp',
+                  'finish': 'pppp' + 'l' + 'ii' + 'f' + 'ppp'}
+    NAMES = {'maxima': 'attention_backward_maxima', 'prepare': 'attention_backward_prepare', 'main': 'attention_backward', 'finish': 'attention_backward_finish'}
 
-    def __init__(self, dtype, head_dim, config, deterministic=True, extra=()):
-        self.head_dim, self.config, self.deterministic, self.extra = head_dim, config, deterministic, extra
+    def __init__(self, dtype, head_dim, config, sums='in turns', extra=()):
+        self.head_dim, self.config, self.sums, self.extra = head_dim, config, sums, extra
+        self.statistics = 4 if sums == 'integers' else 3
         self.block, key_stages, query_stages = config[:3]
         self.defines = dict(TY_DTYPE=DTYPES[dtype], HEAD_DIM=head_dim, BLOCK_QUERIES=self.block, KEY_STAGES=key_stages,
-                            QUERY_STAGES=query_stages, IS_DETERMINISTIC=int(deterministic), **dict(extra))
+                            QUERY_STAGES=query_stages, DQ_SUMS=SUMS[sums], **dict(extra))
         panels = -(-head_dim // 64)
         self.dq_floats = self.block * 64 * panels
         self.shared = (2 * key_stages * panels * 16384 + 2 * query_stages * panels * self.block * 128 +
-                       2 * self.block * 128 + 4 * self.dq_floats + query_stages * 12 * self.block +
+                       2 * self.block * 128 + 4 * self.dq_floats + query_stages * 4 * self.statistics * self.block +
                        key_stages * 16 + 8 * (2 * key_stages + 4 * query_stages + 2 * dict(extra).get('WRITERS', 3) + 2))
         self.functions, self.notes, self.cubin = None, '', None
 
@@ -73,6 +76,8 @@ class Module:
             module, self.functions = ctypes.c_void_p(), {}
             driver_call('cuModuleLoadData', ctypes.byref(module), open(self.cubin, 'rb').read())
             for key, name in self.NAMES.items():
+                if key == 'maxima' and self.sums != 'integers':
+                    continue
                 function = ctypes.c_void_p()
                 driver_call('cuModuleGetFunction', ctypes.byref(function), module, name.encode())
                 self.functions[key] = function
@@ -94,9 +99,9 @@ def padded_size(head_dim):
     return next(size for size in CONFIG if size >= head_dim)
 
 
-def module_for(dtype, head_dim, config=None, deterministic=True, extra=()):
+def module_for(dtype, head_dim, config=None, sums='in turns', extra=()):
     size = padded_size(head_dim)
-    key = (dtype, size, tuple(config or CONFIG[size]), deterministic, tuple(extra))
+    key = (dtype, size, tuple(config or CONFIG[size]), sums, tuple(extra))
     if key not in _modules:
         _modules[key] = Module(*key)
     return _modules[key]
@@ -154,8 +159,8 @@ class Problem:
         for buffer, extra, _ in self.buffers:
             if extra:
                 buffer.fill_(math.nan)
-        for sums, statistics, counters in self.scratch.values():
-            sums.fill_(math.nan), statistics.fill_(math.nan), counters.fill_(77)
+        for sums, statistics, counters, maxima in self.scratch.values():
+            sums.fill_(math.nan), statistics.fill_(math.nan), counters.fill_(77), maxima.fill_(math.nan)
 
     def set_forward(self, out, lse):
         self.out.copy_(out)
@@ -168,33 +173,39 @@ class Problem:
                                 tensor_map(self.v, self.G, self.D, 128), tensor_map(self.dout, self.H, self.D, block)]
             count = -(-self.Tq // block) * self.H * self.B
             self.scratch[block] = (torch.full((count * module.dq_floats,), math.nan, device='cuda'),
-                                   torch.full((count * 3 * block,), math.nan, device='cuda'),
-                                   torch.full((count + 1,), 77, device='cuda', dtype=torch.int32))
+                                   torch.full((count * 4 * block,), math.nan, device='cuda'),
+                                   torch.full((count + 1,), 77, device='cuda', dtype=torch.int32),
+                                   torch.full((self.B * self.G * -(-self.Tk // 128) * 2,), math.nan, device='cuda'))
         return self.maps[block], self.scratch[block]
 
     def prepare(self, module):
-        _, (sums, statistics, counters) = self.buffers_for(module)
+        _, (_, statistics, counters, maxima) = self.buffers_for(module)
         docs = 0 if self.docs is None else self.docs.data_ptr()
+        if module.sums == 'integers':
+            module.launch('maxima', (-(-self.Tk // 128), self.G, self.B), 256, 0, maxima.data_ptr(), self.k.data_ptr(),
+                          self.v.data_ptr(), self.k.stride(1), self.v.stride(1), self.Tk, self.D)
         module.launch('prepare', (-(-self.Tq // module.block), self.H, self.B), 256, 0, statistics.data_ptr(), counters.data_ptr(),
-                      sums.data_ptr(), self.dout.data_ptr(), self.out.data_ptr(), self.lse.data_ptr(), docs,
-                      self.dout.stride(1), self.out.stride(1), self.Tq, self.Tk, self.D, int(self.causal), self.window)
+                      maxima.data_ptr(), self.dout.data_ptr(), self.out.data_ptr(), self.lse.data_ptr(), docs,
+                      self.dout.stride(1), self.out.stride(1), self.Tq, self.Tk, self.D, int(self.causal), self.window, self.G)
 
     def main(self, module, per_round=None):
-        maps, (sums, statistics, counters) = self.buffers_for(module)
+        maps, (sums, statistics, counters, _) = self.buffers_for(module)
         docs = 0 if self.docs is None else self.docs.data_ptr()
         units = self.B * self.G
         if per_round is None:
+            least = LEAST_UNITS if module.sums == 'in turns' else LEAST_UNITS_ANY_ORDER
+            least = least if self.causal else LEAST_UNITS_UNMASKED
             unit_bytes = self.H // self.G * self.Tq * self.D * 8 + self.Tk * self.D * 4
-            per_round = min(units, max(CACHED_BYTES // unit_bytes, LEAST_UNITS if self.causal else LEAST_UNITS_UNMASKED))
+            per_round = min(units, max(CACHED_BYTES // unit_bytes, least))
         items = units * -(-self.Tk // 128)
         module.launch('main', (min(items, multiprocessors), 1, 1), 384, module.shared, *maps, self.dk.data_ptr(), self.dv.data_ptr(),
                       sums.data_ptr(), statistics.data_ptr(), counters.data_ptr(), docs, self.dk.stride(1), self.dv.stride(1),
                       self.H, self.G, self.B, self.Tq, self.Tk, self.D, self.scale, int(self.causal), self.window, per_round, 0, 0, 0)
 
     def finish(self, module):
-        _, (sums, _, counters) = self.buffers_for(module)
+        _, (sums, statistics, counters, _) = self.buffers_for(module)
         module.launch('finish', (-(-self.Tq // module.block), self.H, self.B), 256, 0, self.dq.data_ptr(), sums.data_ptr(),
-                      counters.data_ptr(), self.dq.stride(1), self.Tq, self.D, self.scale, 0, 0, 0)
+                      statistics.data_ptr(), counters.data_ptr(), self.dq.stride(1), self.Tq, self.D, self.scale, 0, 0, 0)
 
     def run(self, module, per_round=None):
         self.prepare(module)
@@ -278,8 +289,8 @@ CASES = [
 SMALL = ['causal D64', 'causal D128 f16 fused gqa', 'docs window D128', 'window Tq>Tk', 'D96', 'one query']
 REPEATED = ['causal D64 T1024', 'causal D128 many', 'docs few T2000', 'full D64']
 TIMED = [(32, 12, 1024, 64), (4, 16, 4096, 128), (1, 16, 16384, 128), (4, 16, 4096, 64), (4, 8, 4096, 96)]
-# Config, whether deterministic, more macros.
-VARIANTS = {size: [(config, True, ()), (config, False, ())] for size, config in CONFIG.items()}
+# Config, sums, more macros.
+VARIANTS = {size: [(config, sums, ()) for sums in ('in turns', 'integers', 'any order')] for size, config in CONFIG.items()}
 
 
 def check(cases, repeats):
@@ -289,11 +300,11 @@ def check(cases, repeats):
             problem = Problem(**options)
             out, lse, wanted = problem.reference()
             problem.set_forward(out, lse)
-            for config, deterministic, extra in VARIANTS[padded_size(problem.D)]:
-                module = module_for(problem.dtype, problem.D, config, deterministic, extra)
+            for config, sums, extra in VARIANTS[padded_size(problem.D)]:
+                module = module_for(problem.dtype, problem.D, config, sums, extra)
                 count += 1
                 first = None
-                for repeat in range(repeats if deterministic else 1):
+                for repeat in range(1 if sums == 'any order' else repeats):
                     problem.poison()
                     problem.run(module)
                     now = [t.clone() for t in (problem.dq, problem.dk, problem.dv)]
@@ -315,7 +326,7 @@ def check(cases, repeats):
                         print('  wrote outside its columns')
                 failures += bad
                 worst = max(worst, *(e for e in errors if e == e and e < 1)) if not bad else worst
-                print(f'{"FAIL" if bad else "ok  "} {name:26s} {str(config):12s} {"det" if deterministic else "   "} '
+                print(f'{"FAIL" if bad else "ok  "} {name:26s} {str(config):12s} {sums:9s} '
                       + ' '.join(f'{label} {e:.1e}' for label, e in zip(('dq', 'dk', 'dv'), errors)), flush=True)
         except Exception as problem_error:
             failures += 1
@@ -368,7 +379,7 @@ def time_others():
         for variant in VARIANTS[problem.D]:
             module = module_for(BF, problem.D, *variant)
             times.append(median_time(lambda: problem.run(module), 5, 2))
-        print(f'{name} {options}: det {times[0]:.4f}, any order {times[1]:.4f} ms', flush=True)
+        print(f'{name} {options}: in turns {times[0]:.4f}, integers {times[1]:.4f}, any order {times[2]:.4f} ms', flush=True)
 
 
 def time_all():
@@ -403,17 +414,17 @@ def time_all():
                     lse[b, h, begin:end] = torch.logsumexp(s.masked_fill_(mask, -math.inf), -1)
         problem.set_forward(out.detach().transpose(1, 2).reshape(B, T, -1), lse)
         del out
-        for config, deterministic, extra in VARIANTS[D]:
-            module = module_for(BF, D, config, deterministic, extra)
+        for config, sums, extra in VARIANTS[D]:
+            module = module_for(BF, D, config, sums, extra)
             try:
                 problem.poison()
                 problem.run(module)
                 errors = [error(a, b) for a, b in zip((problem.dq, problem.dk, problem.dv), wanted)]
                 total = median_time(lambda: problem.run(module))
                 parts = [median_time(lambda: problem.prepare(module)), median_time(lambda: problem.finish(module))]
-                print(f'     {config} {"det" if deterministic else "any order"} {dict(extra)}: {total:.4f} ms {flops / total / 1e9:.0f} '
+                print(f'     {config} {sums} {dict(extra)}: {total:.4f} ms {flops / total / 1e9:.0f} '
                       f'TFLOP/s, prepare {parts[0]:.4f}, finish {parts[1]:.4f}; from SDPA {max(errors):.1e}', flush=True)
-                if deterministic and 'rounds' in sys.argv:
+                if sums != 'any order' and 'rounds' in sys.argv:
                     print('         units per round: ' + ', '.join(
                         f'{r}: {median_time(lambda: problem.run(module, r), 5, 2):.4f}' for r in (1, 4, 8, 16, 32, 64, 128)
                         if r <= B * H), flush=True)

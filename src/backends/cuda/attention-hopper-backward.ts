@@ -7,18 +7,22 @@ import type { Tensor } from '../../core/tensor.ts'
 import { headMaps, isAligned, PANEL_COLUMNS } from './head-maps.ts'
 import type { CudaKernel, Launcher } from './launcher.ts'
 
-/** Queries of a tile; tiles of keys and values, and of queries, that are in shared memory at once. */
+/**
+ * Queries of a tile; tiles of keys and values, and of queries, that are in shared memory at once; keys up to which integer
+ * sums were measured to be faster than turns.
+ */
 interface Config {
   readonly queries: number
   readonly keyStages: number
   readonly queryStages: number
+  readonly integerSumsUpTo: number
 }
 
 /** By the head size that is compiled, the fastest measured on an H100; smaller heads are padded with zeros by TMA. */
 const CONFIGS: Readonly<Record<number, Config>> = {
-  64: { queries: 128, keyStages: 2, queryStages: 2 },
-  96: { queries: 64, keyStages: 1, queryStages: 2 },
-  128: { queries: 64, keyStages: 1, queryStages: 2 },
+  64: { queries: 128, keyStages: 2, queryStages: 2, integerSumsUpTo: 4096 },
+  96: { queries: 64, keyStages: 1, queryStages: 2, integerSumsUpTo: 16384 },
+  128: { queries: 64, keyStages: 1, queryStages: 2, integerSumsUpTo: 16384 },
 }
 const SIZES = Object.keys(CONFIGS).map(Number)
 /** Heads whose halves are whole groups of columns of a thread. */
@@ -32,12 +36,21 @@ const WRITERS = 3
  */
 const CACHED_BYTES = 48 << 20
 const LEAST_UNITS = 32
-/** The same where blocks add in any order and wait for nobody; and without a causal mask, where more heads are slower. */
+/** The same where blocks do not wait for turns; and without a causal mask, where more heads are slower. */
 const LEAST_UNITS_ANY_ORDER = 16
 const LEAST_UNITS_UNMASKED = 12
+/** Queries, and tiles of keys of all heads, from which integer sums are faster. */
+const INTEGER_SUMS_FROM = 2048
+const INTEGER_SUMS_FROM_TILES = 1024
+
+/** How blocks add up their parts of dq: DQ_SUMS of the kernel. All but anyOrder give the same bits in every run. */
+const DQ_SUMS = { anyOrder: 0, inTurns: 1, integers: 2 } as const
+type DqSums = keyof typeof DQ_SUMS
 
 interface Variant extends Config {
   readonly panels: number
+  /** Of integer sums. */
+  readonly maxima: CudaKernel
   readonly prepare: CudaKernel
   readonly main: CudaKernel
   readonly finish: CudaKernel
@@ -52,8 +65,8 @@ export interface AttentionHopperBackward {
 }
 
 /**
- * dk and dv are sums of one block in a fixed order. dq is summed by many blocks: in a fixed order, so that every run has
- * the same bits, or with `isDeterministic` false as they come.
+ * dk and dv are sums of one block in a fixed order. dq is summed by many blocks: in a fixed order or as integers, so that
+ * every run has the same bits, or with `isDeterministic` false as they come.
  */
 export function attentionHopperBackward(
   launcher: Launcher,
@@ -62,11 +75,11 @@ export function attentionHopperBackward(
   const variants = new Map<string, Variant>()
   const mapOf = headMaps(launcher)
 
-  function variantFor(dtype: Dtype, size: number, unrotates: boolean): Variant {
-    const key = `${dtype} ${size} ${unrotates}`
+  function variantFor(dtype: Dtype, size: number, sums: DqSums, unrotates: boolean): Variant {
+    const key = `${dtype} ${size} ${sums} ${unrotates}`
     let variant = variants.get(key)
     if (variant === undefined) {
-      variant = makeVariant(launcher, dtype, size, isDeterministic, unrotates)
+      variant = makeVariant(launcher, dtype, size, sums, unrotates)
       variants.set(key, variant)
     }
     return variant
@@ -94,7 +107,8 @@ export function attentionHopperBackward(
       const [batch, queries] = q.shape as [number, number]
       const keys = k.shape[1]!
       const size = paddedSize(headDim)
-      const variant = variantFor(q.dtype, size, unrotate !== undefined)
+      const sums = sumsFor(q, k, options, isDeterministic)
+      const variant = variantFor(q.dtype, size, sums, unrotate !== undefined)
       const turn = [unrotate?.positions.address ?? 0, unrotate?.cos.address ?? 0, unrotate?.sin.address ?? 0]
       const docStart = options.docStart?.address ?? 0
       const mask = [Number(options.isCausal), options.window]
@@ -102,18 +116,26 @@ export function attentionHopperBackward(
       const tiles = Math.ceil(queries / variant.queries)
       const tileCount = tiles * numHeads * batch
       const sumBytes = tileCount * variant.queries * variant.panels * PANEL_COLUMNS * 4
-      const statisticsBytes = tileCount * variant.queries * 12
-      const sum = launcher.scratch(sumBytes + statisticsBytes + (tileCount + 1) * 4)
+      const statisticsBytes = tileCount * variant.queries * (sums === 'integers' ? 16 : 12)
+      const keyBlocks = Math.ceil(keys / BLOCK_KEYS)
+      const units = batch * numKeyValueHeads
+      const maximaBytes = sums === 'integers' ? units * keyBlocks * 8 : 0
+      const sum = launcher.scratch(sumBytes + statisticsBytes + maximaBytes + (tileCount + 1) * 4)
       const statistics = sum + sumBytes
-      const counters = statistics + statisticsBytes
+      const maxima = statistics + statisticsBytes
+      const counters = maxima + maximaBytes
 
+      if (sums === 'integers') {
+        const keyGrid = [keyBlocks, numKeyValueHeads, batch] as const
+        variant.maxima(keyGrid, 256, maxima, k.address, v.address, k.rowStride, v.rowStride, keys, headDim)
+      }
       const grid = [tiles, numHeads, batch] as const
       variant.prepare(
         grid,
         256,
         statistics,
         counters,
-        sum,
+        maxima,
         dOut.address,
         out.address,
         lse.address,
@@ -124,13 +146,13 @@ export function attentionHopperBackward(
         keys,
         headDim,
         ...mask,
+        numKeyValueHeads,
       )
-      const units = batch * numKeyValueHeads
       const unitBytes = (numHeads / numKeyValueHeads) * queries * size * 8 + keys * size * 4
       const cachedUnits = Math.floor(CACHED_BYTES / unitBytes)
-      const unitsPerRound = Math.min(Math.max(cachedUnits, leastUnits(options, isDeterministic)), units)
+      const unitsPerRound = Math.min(Math.max(cachedUnits, leastUnits(options, sums)), units)
       variant.main(
-        Math.min(units * Math.ceil(keys / BLOCK_KEYS), launcher.multiprocessors),
+        Math.min(units * keyBlocks, launcher.multiprocessors),
         384,
         mapOf(q, numHeads, headDim, variant.queries),
         mapOf(k, numKeyValueHeads, headDim, BLOCK_KEYS),
@@ -156,22 +178,37 @@ export function attentionHopperBackward(
         ...turn,
       )
       const finishThreads = unrotate !== undefined && size === 128 ? 128 : 256
-      variant.finish(grid, finishThreads, dq.address, sum, counters, dq.rowStride, queries, headDim, scale, ...turn)
+      const sources = [sum, statistics, counters]
+      variant.finish(grid, finishThreads, dq.address, ...sources, dq.rowStride, queries, headDim, scale, ...turn)
     },
   }
 }
 
-function leastUnits({ isCausal, numHeads, numKeyValueHeads }: AttentionOptions, isDeterministic: boolean): number {
+/**
+ * The fastest that was measured (docs/attention.md), otherwise turns. Integers for bf16 only: in f16 ds may overflow, and
+ * their sum would not show it. With grouped heads turns are faster than any order, too.
+ */
+function sumsFor(q: Tensor, k: Tensor, options: AttentionOptions, isDeterministic: boolean): DqSums {
+  const { numHeads, numKeyValueHeads, headDim, isCausal, window, docStart } = options
+  if (numHeads !== numKeyValueHeads) return 'inTurns'
+  if (!isDeterministic) return 'anyOrder'
+  if (q.dtype !== 'bf16' || !isCausal || window !== 0 || docStart !== undefined) return 'inTurns'
+  const [batch, keys] = k.shape as [number, number]
+  const isLong = q.shape[1]! >= INTEGER_SUMS_FROM && keys <= CONFIGS[paddedSize(headDim)]!.integerSumsUpTo
+  const isLarge = batch * numKeyValueHeads * Math.ceil(keys / BLOCK_KEYS) >= INTEGER_SUMS_FROM_TILES
+  return isLong && isLarge ? 'integers' : 'inTurns'
+}
+
+function leastUnits({ isCausal }: AttentionOptions, sums: DqSums): number {
   if (!isCausal) return LEAST_UNITS_UNMASKED
-  // Grouped heads were slower with few in any order (32 heads, 8 of them key heads: 3.9 ms, where 32 units in turns take 3.0).
-  return isDeterministic || numHeads > numKeyValueHeads ? LEAST_UNITS : LEAST_UNITS_ANY_ORDER
+  return sums === 'inTurns' ? LEAST_UNITS : LEAST_UNITS_ANY_ORDER
 }
 
 function paddedSize(headDim: number): number {
   return SIZES.find((size) => size >= headDim)!
 }
 
-function definesOf(size: number, isDeterministic: boolean, unrotates: boolean): Record<string, number> {
+function definesOf(size: number, sums: DqSums, unrotates: boolean): Record<string, number> {
   const { queries, keyStages, queryStages } = CONFIGS[size]!
   return {
     HEAD_DIM: size,
@@ -179,7 +216,7 @@ function definesOf(size: number, isDeterministic: boolean, unrotates: boolean): 
     KEY_STAGES: keyStages,
     QUERY_STAGES: queryStages,
     WRITERS,
-    IS_DETERMINISTIC: Number(isDeterministic),
+    DQ_SUMS: DQ_SUMS[sums],
     UNROTATES: Number(unrotates),
   }
 }
@@ -187,21 +224,13 @@ function definesOf(size: number, isDeterministic: boolean, unrotates: boolean): 
 /** Every way the kernel is compiled, for each element type: what `npm run check` compiles. */
 export function backwardDefines(): Record<string, number>[] {
   return SIZES.flatMap((size) =>
-    [true, false].flatMap((isDeterministic) =>
-      (UNROTATED_SIZES.includes(size) ? [true, false] : [false]).map((unrotates) =>
-        definesOf(size, isDeterministic, unrotates),
-      ),
+    (Object.keys(DQ_SUMS) as DqSums[]).flatMap((sums) =>
+      (UNROTATED_SIZES.includes(size) ? [true, false] : [false]).map((unrotates) => definesOf(size, sums, unrotates)),
     ),
   )
 }
 
-function makeVariant(
-  launcher: Launcher,
-  dtype: Dtype,
-  size: number,
-  isDeterministic: boolean,
-  unrotates: boolean,
-): Variant {
+function makeVariant(launcher: Launcher, dtype: Dtype, size: number, sums: DqSums, unrotates: boolean): Variant {
   const config = CONFIGS[size]!
   const { queries, keyStages, queryStages } = config
   const panels = Math.ceil(size / PANEL_COLUMNS)
@@ -211,19 +240,24 @@ function makeVariant(
   const barriers = 2 * keyStages + 4 * queryStages + 2 * WRITERS + 2
   const options = {
     dtype,
-    defines: definesOf(size, isDeterministic, unrotates),
+    defines: definesOf(size, sums, unrotates),
   }
   const kernel = (name: string, signature: string, sharedBytes = 0) =>
     launcher.kernel('attention-hopper-backward', name, signature, { ...options, sharedBytes })
   return {
     ...config,
     panels,
-    prepare: kernel('attention_backward_prepare', 'ppppppplliiiii'),
+    maxima: kernel('attention_backward_maxima', 'pppllii'),
+    prepare: kernel('attention_backward_prepare', 'ppppppplliiiiii'),
     main: kernel(
       'attention_backward',
       'mmmmpppppplliiiiiifiiippp',
-      operandBytes + gradientBytes + queryStages * queries * 12 + keyStages * 16 + barriers * 8,
+      operandBytes +
+        gradientBytes +
+        queryStages * queries * (sums === 'integers' ? 16 : 12) +
+        keyStages * 16 +
+        barriers * 8,
     ),
-    finish: kernel('attention_backward_finish', 'pppliifppp'),
+    finish: kernel('attention_backward_finish', 'ppppliifppp'),
   }
 }

@@ -9,22 +9,24 @@ import type { Launcher, TensorMap } from './launcher.ts'
 
 /** Widths are multiples of this: a ring entry's inputs of decode-step-few.cu, and a block's quarter is whole entries of the other. */
 const INPUT_PIECE = 512
-/** Warps that compute in decode-step-few.cu and decode-step-many.cu, and those that only copy. */
+/** Warps of decode-step-few.cu that compute, and of decode-step-many.cu that attend; all warps of each. */
 const FEW_WARPS = 16
-const FEW_COPIERS = 1
+const FEW_ALL_WARPS = 17
 const MANY_WARPS = 8
-const MANY_COPIERS = 2
-/** Bytes of a ring entry: 16 rows of a weight with gaps; 64 rows of 128 inputs. */
+const MANY_ALL_WARPS = 16
+/** Bytes of a ring entry: 16 rows of a weight with gaps; 64 rows of 128 inputs, or 32 of 256. */
 const FEW_ENTRY_BYTES = 16 * (2 * INPUT_PIECE + 64)
 const MANY_ENTRY_BYTES = 64 * 128 * 2
 /**
  * Of decode-step-many.cu: blocks of a group, panels of inputs in shared memory, buffers of partial sums, bytes of the barriers of
- * an entry or a panel.
+ * an entry, of a panel, and of the tiles with what follows them.
  */
 const RANKS = 4
 const INPUT_PANELS = 8
 const PART_BUFFERS = 4
 const BARRIER_BYTES = 16
+const PANEL_BARRIER_BYTES = 24
+const TILE_BARRIER_BYTES = 48
 /** Elements of keys that a chunk of a cache has, and of values. */
 const CHUNK_ELEMENTS = 4096
 /** Chunks of a sequence whose attention is not split, at most; chunks of a split, at least; splits of a sequence, at most. */
@@ -42,11 +44,11 @@ const MIN_RING = 4
 const AREA_STEP = 1024
 /** Shared memory that the compiler takes for itself. */
 const STATIC_BYTES = 2048
-/** COUNTERS lines of 128 bytes and 64 numbers of groups of blocks; counters of 8 words, of what is joined. */
-const COUNTER_INTEGERS = 8 * 32 + 64
-const JOIN_INTEGERS = 8
-/** What a copy brings: 32 rows of 64 columns. */
+/** COUNTERS lines of 128 bytes, 64 numbers of groups of blocks and the number of launches. */
+const COUNTER_INTEGERS = 8 * 32 + 64 + 1
+/** What a copy brings: 32 rows of 64 columns, or twice 16, an upper and a lower half. */
 const MAP_BOX = [64, 32, 1, 1]
+const HALVES_BOX = [64, 16, 2, 1]
 /** struct Layer of decode-step.cuh. */
 const LAYER_BYTES = 64
 /** struct Step of decode-step.cuh: addresses, sizes, floats. */
@@ -100,7 +102,7 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   const inputBytes = Math.max(attentionBytes, INPUT_PANELS * tokenRows * 128)
   const otherBytes = isFew
     ? areaBytes + 4 * FEW_WARPS * 8 + LAYER_BYTES * weights.layers.length
-    : inputBytes + INPUT_PANELS * BARRIER_BYTES
+    : inputBytes + INPUT_PANELS * PANEL_BARRIER_BYTES + TILE_BARRIER_BYTES
   const entryBytes = isFew ? FEW_ENTRY_BYTES : MANY_ENTRY_BYTES + BARRIER_BYTES
   const ring = Math.floor((launcher.maxSharedBytes - STATIC_BYTES - otherBytes) / entryBytes)
   if (ring < MIN_RING) return undefined
@@ -111,7 +113,6 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   const maxSplits = isFew && chunks > WHOLE_CHUNKS ? splits : 1
   const teamWarps = batchSize * numKeyValueHeads <= blocks ? MANY_WARPS : MANY_WARPS / 2
 
-  const floats = (...shape: number[]): Tensor => standaloneTensor(device, shape, 'f32')
   const integers = (count: number): Tensor => {
     const tensor = standaloneTensor(device, [count], 'i32')
     device.write(tensor, new Int32Array(count))
@@ -119,22 +120,22 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   }
   // Sequences that a block of decode-step-many.cu owns, in eights.
   const ownTiles = Math.max(1, tokenTiles / RANKS)
-  const joinCounters = isFew ? batchSize * numKeyValueHeads : 0
   const exchanged = isFew ? 0 : blocks * PART_BUFFERS * RANKS * 4 * ownTiles * 128
+  const qkvWidth = queryWidth + 2 * numKeyValueHeads * headDim
+  // The kernels see by tags in the elements what is new: memory begins as zeros. Two elements are as large as an integer.
+  const elements = (width: number): Tensor => integers((tokenRows * width) / 2)
   const scratch = [
-    standaloneTensor(device, [tokenRows, hiddenSize]),
-    standaloneTensor(device, [tokenRows, queryWidth]),
-    standaloneTensor(device, [tokenRows, queryWidth]),
-    standaloneTensor(device, [tokenRows, intermediateSize]),
-    floats(batchSize, maxSplits, queryWidth),
-    floats(batchSize, maxSplits, numHeads),
+    elements(hiddenSize),
+    elements(qkvWidth),
+    elements(queryWidth),
+    elements(intermediateSize),
+    integers(batchSize * maxSplits * queryWidth),
+    integers(batchSize * maxSplits * numHeads),
     integers(2 * batchSize * blocks),
-    integers(COUNTER_INTEGERS + JOIN_INTEGERS * joinCounters),
+    integers(COUNTER_INTEGERS),
   ]
-  if (!isFew) {
-    const squares = floats(hiddenSize / 32, tokenRows)
-    scratch.push(integers(exchanged), squares, standaloneTensor(device, [tokenRows, hiddenSize]))
-  }
+  // Of two norms of a layer each: sums of squares, and inputs.
+  if (!isFew) scratch.push(integers(exchanged), integers((2 * tokenRows * hiddenSize) / 32), elements(2 * hiddenSize))
   const name = isFew ? 'few' : 'many'
   const kernel = launcher.kernel(`decode-step-${name}`, `decode_step_${name}`, STEP_SIGNATURE, {
     dtype,
@@ -167,7 +168,7 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   return () => {
     kernel(
       blocks,
-      32 * (isFew ? FEW_WARPS + FEW_COPIERS : MANY_WARPS + MANY_COPIERS),
+      32 * (isFew ? FEW_ALL_WARPS : MANY_ALL_WARPS),
       ...state.map((tensor) => tensor.address),
       logits?.address ?? 0,
       ...scratch.map((tensor) => tensor.address),
@@ -196,7 +197,10 @@ function layerTable(device: Device, { weights, keys, values }: DecodePlan): Tens
   return table
 }
 
-/** Tensor maps of qkv, o, gateUp, down, keys and values of every layer, and of the head, as decode-attention.cuh has them. */
+/**
+ * Tensor maps of qkv, o, gateUp, down, keys and values of every layer, and of the head, as decode-attention.cuh has them. Rows that
+ * rope or SwiGLU joins are the upper and the lower half of a head, or of gateUp.
+ */
 function mapTable(device: Device, launcher: Launcher, { weights, keys, values }: DecodePlan): Tensor {
   const mapOf = ({ address, dtype, shape }: Tensor): TensorMap => {
     const [sequences, rows, columns] = shape.length === 3 ? (shape as [number, number, number]) : [1, ...shape]
@@ -204,9 +208,19 @@ function mapTable(device: Device, launcher: Launcher, { weights, keys, values }:
     const strides = [columns!, columns! * rows!, columns! * rows! * sequences]
     return launcher.tensorMap({ dtype, address, sizes, strides, box: MAP_BOX, swizzle: 128 })
   }
-  const tensors = weights.layers.flatMap(({ qkv, o, gateUp, down }, l) => [qkv, o, gateUp, down, keys[l]!, values[l]!])
-  const maps = Buffer.concat([...tensors, weights.head].map(mapOf))
-  const table = standaloneTensor(device, [maps.length / 4], 'i32')
-  device.write(table, new Int32Array(new Uint8Array(maps).buffer))
+  const mapOfHalves = ({ address, dtype, rowCount, columnCount }: Tensor, half: number): TensorMap => {
+    const sizes = [columnCount, half, 2, rowCount / (2 * half)]
+    const strides = [columnCount, columnCount * half, columnCount * 2 * half]
+    return launcher.tensorMap({ dtype, address, sizes, strides, box: HALVES_BOX, swizzle: 128 })
+  }
+  const maps = weights.layers.flatMap(({ qkv, o, gateUp, down }, l) => [
+    mapOfHalves(qkv, weights.headDim / 2),
+    mapOf(o),
+    mapOfHalves(gateUp, weights.intermediateSize),
+    ...[down, keys[l]!, values[l]!].map(mapOf),
+  ])
+  const bytes = Buffer.concat([...maps, mapOf(weights.head)])
+  const table = standaloneTensor(device, [bytes.length / 4], 'i32')
+  device.write(table, new Int32Array(new Uint8Array(bytes).buffer))
   return table
 }

@@ -182,7 +182,7 @@ export class CudaDevice implements Device {
   kernelScratchBytes({ microBatchSize, seqLen, numAttentionHeads, headDim, ...shape }: TrainingShape): number {
     const panels = Math.ceil(headDim / 64) * 64
     const tiles = Math.ceil(seqLen / ATTENTION_TILE) * numAttentionHeads * microBatchSize
-    const attention = this.floatDtype === 'f32' ? 0 : tiles * (ATTENTION_TILE * (4 * panels + 12) + 8) + 256
+    const attention = this.floatDtype === 'f32' ? 0 : tiles * (ATTENTION_TILE * (4 * panels + 16) + 16) + 256
     const embedding = embeddingScratchBytes(microBatchSize * seqLen, shape.hiddenSize, shape.vocabSize)
     return Math.ceil(Math.max(attention, embedding, SMALL_SCRATCH_BYTES) / 2 ** 20) * 2 ** 20
   }

@@ -1,162 +1,55 @@
 // Gradients of softmax attention for bf16 and f16 on Hopper: wgmma, TMA, specialised warps (after FlashAttention-3,
 // arXiv:2407.08608). A block takes 128 keys at a time and walks over the queries that see them: two warpgroups, 64 keys
 // each, compute the transposes of p and ds, which from registers give dv and dk; ds also goes through shared memory for
-// the part of dq, which a copy adds to an f32 sum in global memory. Blocks add to a tile of dq in turn, first keys first
-// (a counter says whose turn it is), so that the bits are the same in every run.
-#include "hopper.cuh"
+// the part of dq, which a copy adds to a sum in global memory. The bits are the same in every run, because blocks add to a
+// tile of dq in turn, first keys first (a counter says whose turn it is), or because they add integers.
+#include "attention-hopper-backward.cuh"
 
-#ifndef HEAD_DIM
-#define HEAD_DIM 64
-#endif
-#ifndef BLOCK_QUERIES
-#define BLOCK_QUERIES 128
-#endif
-/** Tiles of keys and values, and of queries, that are in shared memory at once. */
-#ifndef KEY_STAGES
-#define KEY_STAGES 2
-#endif
-#ifndef QUERY_STAGES
-#define QUERY_STAGES 2
-#endif
-/** 0: parts of dq are added in any order, to a sum that starts at zero. */
-#ifndef IS_DETERMINISTIC
-#define IS_DETERMINISTIC 1
-#endif
-/** Warps that add to dq in turn: each waits until its part has arrived in global memory. */
-#ifndef WRITERS
-#define WRITERS 3
-#endif
-
-/** 1: q and k were turned by rope, and dq and dk are turned back; for heads of exactly HEAD_DIM columns, 64 or 128. */
-#ifndef UNROTATES
-#define UNROTATES 0
-#endif
-
-static_assert(HEAD_DIM == 64 || HEAD_DIM == 96 || HEAD_DIM == 128, "HEAD_DIM");
-static_assert(BLOCK_QUERIES == 64 || (BLOCK_QUERIES == 128 && HEAD_DIM == 64), "accumulators fit the registers");
-
-constexpr float LOG2_E = 1.4426950408889634f;
-constexpr int UNBOUNDED = 1 << 29;
-constexpr int BLOCK_KEYS = 128;
-constexpr int PANELS = (HEAD_DIM + 63) / 64;
-constexpr u32 KEY_PANEL = BLOCK_KEYS * PANEL_ROW_BYTES;
-constexpr u32 KEY_BYTES = PANELS * KEY_PANEL;
-constexpr u32 QUERY_PANEL = BLOCK_QUERIES * PANEL_ROW_BYTES;
-constexpr u32 QUERY_BYTES = PANELS * QUERY_PANEL;
-/** Of lse, delta and the first visible key, a row of BLOCK_QUERIES each. */
-constexpr u32 STATISTICS_BYTES = 12 * BLOCK_QUERIES;
-/** Each warpgroup has 64 rows of dq (of 128), or half the columns. */
-constexpr bool IS_DQ_BY_ROWS = BLOCK_QUERIES == 128;
-constexpr int DQ_COLUMNS = IS_DQ_BY_ROWS ? 64 * PANELS : 32 * PANELS;
-constexpr u32 DQ_BYTES = 64 * DQ_COLUMNS * 4;
-
-constexpr u32 KEYS_AT = 0;
-constexpr u32 VALUES_AT = KEYS_AT + KEY_STAGES * KEY_BYTES;
-constexpr u32 QUERIES_AT = VALUES_AT + KEY_STAGES * KEY_BYTES;
-constexpr u32 DOUT_AT = QUERIES_AT + QUERY_STAGES * QUERY_BYTES;
-constexpr u32 DS_AT = DOUT_AT + QUERY_STAGES * QUERY_BYTES;
-constexpr u32 DQ_AT = DS_AT + 2 * QUERY_PANEL;
-constexpr u32 STATISTICS_AT = DQ_AT + 2 * DQ_BYTES;
-constexpr u32 ITEMS_AT = STATISTICS_AT + QUERY_STAGES * STATISTICS_BYTES;
-constexpr u32 BARRIERS_AT = ITEMS_AT + KEY_STAGES * 16;
-/** Dynamic shared memory of attention_backward. */
-constexpr u32 SHARED_BYTES = BARRIERS_AT + 8 * (2 * KEY_STAGES + 4 * QUERY_STAGES + 2 * WRITERS + 2);
-static_assert(SHARED_BYTES <= 232448, "shared memory of a block");
-
-/** Whether p is kept in f32 until ds is computed; where registers are short it is taken from its rounded form. */
-constexpr bool KEEPS_P = BLOCK_QUERIES == 64;
-
-constexpr int DS_IS_FULL = 1;
-constexpr int DS_IS_EMPTY = 2;
-
-TY_INLINE float exp2Fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-TY_INLINE float lowFloat(u32 x) {
-#if TY_DTYPE == 1
-  return __uint_as_float(x << 16);
-#else
-  return toFloat(f16_t{(u16)x});
-#endif
-}
-TY_INLINE float highFloat(u32 x) {
-#if TY_DTYPE == 1
-  return __uint_as_float(x & 0xffff0000u);
-#else
-  return toFloat(f16_t{(u16)(x >> 16)});
-#endif
-}
-
-/** Four 8 x 8 matrices, each transposed: lane 8 m + i has the address of column i of matrix m. */
-TY_INLINE void storeMatricesTransposed(u32 address, u32 r0, u32 r1, u32 r2, u32 r3) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(r0), "r"(r1),
-               "r"(r2), "r"(r3)
-               : "memory");
-}
-TY_INLINE float2 loadShared8(u32 address) {
-  float2 x;
-  asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
-  return x;
-}
-TY_INLINE int loadSharedInt(u32 address) {
-  int x;
-  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
-  return x;
-}
-
+#if DQ_SUMS == INTEGERS
 /**
- * Transposes 4 x 4 words among the four lanes of a quad: lane t gives the words t of four rows and gets row t. What was
- * two columns of each of four tiles of 8 becomes the 8 columns of one of them.
+ * The largest magnitudes of k and of v among BLOCK_KEYS keys of a head: maxima [B, numKeyValueHeads, blocks] of (k, v).
+ * Grid [blocks, numKeyValueHeads, batch], 256 threads.
  */
-TY_INLINE void transposeQuad(u32 (&a)[4]) {
-  const bool isOdd = threadIdx.x & 1;
-  const bool isHigh = threadIdx.x & 2;
+extern "C" __global__ void __launch_bounds__(256) attention_backward_maxima(
+    float2* maxima, const scalar_t* k, const scalar_t* v, i64 kStride, i64 vStride, int keys, int headDim) {
+  constexpr int LANES = HEAD_DIM == 64 ? 8 : 16;
+  constexpr int ROWS = 256 / LANES;
+  __shared__ float2 ofWarps[8];
+  const int column = (threadIdx.x % LANES) * 8;
+  float2 most = make_float2(0.0f, 0.0f);
 #pragma unroll
-  for (int i = 0; i < 4; i += 2) {
-    const u32 got = __shfl_xor_sync(0xffffffffu, isOdd ? a[i] : a[i + 1], 1);
-    if (isOdd) a[i] = got;
-    else a[i + 1] = got;
-  }
+  for (int i = 0; i < BLOCK_KEYS / ROWS; i++) {
+    const int key = blockIdx.x * BLOCK_KEYS + i * ROWS + threadIdx.x / LANES;
+    if (key >= keys || column >= headDim) continue;
+    const i64 position = (i64)blockIdx.z * keys + key;
+    const Pack<scalar_t> x = loadPack(k + position * kStride + blockIdx.y * headDim + column);
+    const Pack<scalar_t> y = loadPack(v + position * vStride + blockIdx.y * headDim + column);
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
-    const u32 got = __shfl_xor_sync(0xffffffffu, isHigh ? a[i] : a[i + 2], 2);
-    if (isHigh) a[i] = got;
-    else a[i + 2] = got;
+    for (int c = 0; c < 8; c++)
+      most = make_float2(maximumOrNan(most.x, fabsf(toFloat(x.at[c]))), maximumOrNan(most.y, fabsf(toFloat(y.at[c]))));
   }
+  most = make_float2(warpMaximumOrNan(most.x), warpMaximumOrNan(most.y));
+  if (threadIdx.x % 32 == 0) ofWarps[threadIdx.x / 32] = most;
+  __syncthreads();
+  if (threadIdx.x > 0) return;
+  for (int w = 1; w < 8; w++)
+    most = make_float2(maximumOrNan(most.x, ofWarps[w].x), maximumOrNan(most.y, ofWarps[w].y));
+  maxima[((i64)blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x] = most;
 }
-
-/** Which queries and keys meet: query i sees keys from i + firstOffset on, up to i + endOffset. */
-struct Bounds {
-  int queries;
-  int keys;
-  int firstOffset;
-  int endOffset;
-
-  TY_INLINE Bounds(int queries, int keys, int isCausal, int window)
-      : queries(queries),
-        keys(keys),
-        firstOffset(window > 0 ? keys - queries - window + 1 : -UNBOUNDED),
-        endOffset(isCausal ? keys - queries + 1 : UNBOUNDED) {}
-  /** Tiles of queries that see one of the keys from key0 on are tileFirst .. tileEnd - 1 (documents may end them sooner). */
-  TY_INLINE int tileFirst(int key0) const { return max(0, key0 + 1 - endOffset) / BLOCK_QUERIES; }
-  TY_INLINE int tileEnd(int key0) const {
-    const int end = min(queries, max(0, key0 + BLOCK_KEYS - firstOffset));
-    return (end + BLOCK_QUERIES - 1) / BLOCK_QUERIES;
-  }
-};
+#endif
 
 /**
  * delta = sum over a head's columns of dOut * out, and what else the main kernel needs of each query: statistics
  * [B, H, tiles][3][BLOCK_QUERIES] = lse in powers of 2 (+inf for queries that see nothing: probability 0), delta, first
- * visible key. Clears counters (one for the work, one for each tile). Grid [tiles, numHeads, batch], 256 threads.
+ * visible key; with integer sums also the factor of the row's parts of dq. An entry of the row is at most sum |dOut| times the
+ * largest |v| times the largest |k|, since p sums to 1 and |ds| to no more than that without |k|. A row whose numbers are not
+ * all finite gets NaN.
+ * Clears counters (one for the work, one for each tile). Grid [tiles, numHeads, batch], 256 threads.
  */
 extern "C" __global__ void __launch_bounds__(256) attention_backward_prepare(
     float* statistics,
     int* counters,
-    float* dqSum,
+    const float2* maxima,
     const scalar_t* dOut,
     const scalar_t* out,
     const float* lse,
@@ -167,7 +60,8 @@ extern "C" __global__ void __launch_bounds__(256) attention_backward_prepare(
     int keys,
     int headDim,
     int isCausal,
-    int window) {
+    int window,
+    int numKeyValueHeads) {
   constexpr int LANES = HEAD_DIM == 64 ? 8 : 16;
   constexpr int ROWS = 256 / LANES;
   const int tile = blockIdx.x;
@@ -182,95 +76,79 @@ extern "C" __global__ void __launch_bounds__(256) attention_backward_prepare(
   }
   const int column = (threadIdx.x % LANES) * 8;
   float sums[BLOCK_QUERIES / ROWS];
+#if DQ_SUMS == INTEGERS
+  float magnitudes[BLOCK_QUERIES / ROWS];
+  __shared__ float rowBounds[BLOCK_QUERIES];
+  const int keyBlocks = (keys + BLOCK_KEYS - 1) / BLOCK_KEYS;
+  const i64 unit = (i64)batch * numKeyValueHeads + head / (gridDim.y / numKeyValueHeads);
+  float2 most = make_float2(0.0f, 0.0f);
+  for (int i = threadIdx.x % 32; i < keyBlocks; i += 32) {
+    const float2 x = maxima[unit * keyBlocks + i];
+    most = make_float2(maximumOrNan(most.x, x.x), maximumOrNan(most.y, x.y));
+  }
+  const float keyValueMaximum = warpMaximumOrNan(most.x) * warpMaximumOrNan(most.y);
+#endif
 #pragma unroll
   for (int i = 0; i < BLOCK_QUERIES / ROWS; i++) {
     const int query = tile * BLOCK_QUERIES + i * ROWS + threadIdx.x / LANES;
     float sum = 0.0f;
+    [[maybe_unused]] float magnitude = 0.0f;
     if (query < queries && column < headDim) {
       const i64 position = (i64)batch * queries + query;
       const Pack<scalar_t> x = loadPack(dOut + position * dOutStride + head * headDim + column);
       const Pack<scalar_t> y = loadPack(out + position * outStride + head * headDim + column);
 #pragma unroll
-      for (int c = 0; c < 8; c++) sum = fmaf(toFloat(x.at[c]), toFloat(y.at[c]), sum);
+      for (int c = 0; c < 8; c++) {
+        sum = fmaf(toFloat(x.at[c]), toFloat(y.at[c]), sum);
+        magnitude += fabsf(toFloat(x.at[c]));
+      }
     }
     sums[i] = sum;
+#if DQ_SUMS == INTEGERS
+    magnitudes[i] = magnitude;
+#endif
   }
-  float* const target = statistics + block * (3 * BLOCK_QUERIES);
+  float* const target = statistics + block * (STATISTICS * BLOCK_QUERIES);
 #pragma unroll
   for (int i = 0; i < BLOCK_QUERIES / ROWS; i++) {
     float sum = sums[i];
 #pragma unroll
     for (int step = LANES / 2; step > 0; step >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, step);
     if (threadIdx.x % LANES == 0) target[BLOCK_QUERIES + i * ROWS + threadIdx.x / LANES] = sum;
+#if DQ_SUMS == INTEGERS
+    float magnitude = magnitudes[i];
+#pragma unroll
+    for (int step = LANES / 2; step > 0; step >>= 1) magnitude += __shfl_xor_sync(0xffffffffu, magnitude, step);
+    // 0 * delta: NaN where delta is not finite.
+    if (threadIdx.x % LANES == 0)
+      rowBounds[i * ROWS + threadIdx.x / LANES] = fmaf(magnitude, keyValueMaximum, 0.0f * sum);
+#endif
   }
+#if DQ_SUMS == INTEGERS
+  __syncthreads();
+#endif
   if (threadIdx.x < BLOCK_QUERIES) {
     const int query = tile * BLOCK_QUERIES + threadIdx.x;
     const float infinity = __int_as_float(0x7f800000);
     float x = infinity;
     int first = UNBOUNDED;
+    [[maybe_unused]] float factor = 1.0f;
     if (query < queries) {
       x = lse[row0 + query];
+#if DQ_SUMS == INTEGERS
+      factor = x < infinity ? integerFactor(rowBounds[threadIdx.x]) : __int_as_float(0x7fc00000);
+#endif
       x = x == -infinity ? infinity : x * LOG2_E;
       first = query + bounds.firstOffset;
       if (docStart != nullptr) first = max(first, docStart[(i64)batch * keys + query]);
     }
     target[threadIdx.x] = x;
+#if DQ_SUMS == INTEGERS
+    target[3 * BLOCK_QUERIES + threadIdx.x] = factor;
+#endif
     reinterpret_cast<int*>(target)[2 * BLOCK_QUERIES + threadIdx.x] = first;
   }
-#if !IS_DETERMINISTIC
-  float4* const zeros = reinterpret_cast<float4*>(dqSum + block * (2 * DQ_BYTES / 4));
-  for (int i = threadIdx.x; i < (int)(2 * DQ_BYTES / 16); i += 256) zeros[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#endif
 }
-
-/**
- * Stores 64 rows of a warpgroup, times `factor`: element 4 j + i of lane 4 g + t as in hopper.cuh. Of the columns only
- * `columnCount`, a multiple of 8; the others are padding.
- */
-template <int COLUMNS>
-TY_INLINE void storeRows(
-    scalar_t* to, i64 stride, int rowCount, int columnCount, const float (&x)[COLUMNS / 2], float factor) {
-  const int lane = threadIdx.x & 31;
-  const int row = ((threadIdx.x >> 5) & 3) * 16 + (lane >> 2);
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    scalar_t* const target = to + (row + 8 * half) * stride + (lane & 3) * 8;
-#pragma unroll
-    for (int j = 0; j < COLUMNS / 8; j += 4) {
-      u32 words[4];
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        words[i] = packScalars(x[4 * (j + i) + 2 * half] * factor, x[4 * (j + i) + 2 * half + 1] * factor);
-      transposeQuad(words);
-      if (row + 8 * half < rowCount && (lane & 3) * 8 + j * 8 < columnCount)
-        *reinterpret_cast<uint4*>(target + j * 8) = make_uint4(words[0], words[1], words[2], words[3]);
-    }
-  }
-}
-
-/** Rope's tables, f32 [positions, HEAD_DIM / 2], and the position of each row of q and k. */
-struct Rotation {
-  const int* positions;
-  const float* cosines;
-  const float* sines;
-
-  /** Turns pairs (a, b) of `PAIRS` fragments of 8 columns back; a begins at the head's first column. `row`: of the fragment. */
-  template <int PAIRS>
-  TY_INLINE void undo(float* a, float* b, i64 row, int below, bool isRow) const {
-    const i64 at = (isRow ? (i64)positions[row + 8 * below] : 0) * (HEAD_DIM / 2) + 2 * (threadIdx.x & 3);
-#pragma unroll
-    for (int j = 0; j < PAIRS; j++) {
-      const float2 c = *reinterpret_cast<const float2*>(cosines + at + 8 * j);
-      const float2 s = *reinterpret_cast<const float2*>(sines + at + 8 * j);
-      const int i = 4 * j + 2 * below;
-      const float a0 = a[i], a1 = a[i + 1], b0 = b[i], b1 = b[i + 1];
-      a[i] = a0 * c.x + b0 * s.x;
-      a[i + 1] = a1 * c.y + b1 * s.y;
-      b[i] = b0 * c.x - a0 * s.x;
-      b[i + 1] = b1 * c.y - a1 * s.y;
-    }
-  }
-};
 
 /** What a block works on, or unit -1: nothing more. A unit is one group (key-value head) of one sequence. */
 struct alignas(16) Item {
@@ -293,7 +171,7 @@ TY_INLINE int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 TY_INLINE Item uniform(Item x) { return {uniform(x.unit), uniform(x.block), uniform(x.tileFirst), uniform(x.tileEnd)}; }
 
 /**
- * dk, dv, and the unscaled sums of dq by tiles [B, H, tiles][warpgroup][columns / 8][128] of float4. Grid: at most one
+ * dk, dv, and the unscaled sums of dq by tiles [B, H, tiles][warpgroup][columns / 8][128] of float4 or int4. Grid: at most one
  * block for each multiprocessor (all must run at once), 384 threads, SHARED_BYTES.
  * Work is taken in the order of a counter: `unitsPerRound` units at a time, of these the first keys first (the longest
  * walks of causal masks, so that short ones fill the end), their queries from the last one back: the blocks that are at
@@ -427,7 +305,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
         if (++keyStage == KEY_STAGES) keyStage = 0, keyParity ^= 1;
         ticket = takeTicket();
         for (int head = group * heads; head < (group + 1) * heads; head++) {
-          const float* source = statistics + (((i64)batch * numHeads + head) * tiles) * (3 * BLOCK_QUERIES);
+          const float* source = statistics + (((i64)batch * numHeads + head) * tiles) * (STATISTICS * BLOCK_QUERIES);
           for (int tile = item.tileEnd - 1; tile >= item.tileFirst; tile--) {
             mbarrierWait(queryEmpty + 8 * stage, parity ^ 1);
             if (lane == 0) {
@@ -436,7 +314,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
               for (int p = 0; p < PANELS; p++)
                 copyBox(base + QUERIES_AT + stage * QUERY_BYTES + p * QUERY_PANEL, queryMap, barrier, 64 * p, head,
                         tile * BLOCK_QUERIES, batch);
-              copyBytes(base + STATISTICS_AT + stage * STATISTICS_BYTES, source + tile * (3 * BLOCK_QUERIES),
+              copyBytes(base + STATISTICS_AT + stage * STATISTICS_BYTES, source + tile * (STATISTICS * BLOCK_QUERIES),
                         STATISTICS_BYTES, barrier);
             }
             __syncwarp();
@@ -477,17 +355,19 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
             int first = max(0, tile * BLOCK_QUERIES + bounds.firstOffset);
             if (docs != nullptr) first = max(first, docs[tile * BLOCK_QUERIES]);
             const int turn = item.block - first / BLOCK_KEYS;
-#if IS_DETERMINISTIC
+            // The first block stores, so that nothing has to be cleared; in any order the others wait for it alone.
             int done;
             do {
               asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(done) : "l"(counter) : "memory");
-            } while (done != turn);
+            } while (DQ_SUMS == IN_TURNS ? done != turn : done == 0 && turn > 0);
             asm volatile("fence.proxy.async.global;" ::: "memory");
-#endif
             for (int w = 0; w < 2; w++) {
               mbarrierWait(full + 8 * w, parity);
-              if (IS_DETERMINISTIC && turn == 0) storeBytes(sum + w * (DQ_BYTES / 4), base + DQ_AT + w * DQ_BYTES, DQ_BYTES);
-              else addFloats(sum + w * (DQ_BYTES / 4), base + DQ_AT + w * DQ_BYTES, DQ_BYTES);
+              float* const to = sum + w * (DQ_BYTES / 4);
+              const u32 from = base + DQ_AT + w * DQ_BYTES;
+              if (turn == 0) storeBytes(to, from, DQ_BYTES);
+              else if (DQ_SUMS == INTEGERS) addIntegers(to, from, DQ_BYTES);
+              else addFloats(to, from, DQ_BYTES);
               commitBulk();
             }
             parity ^= 1;
@@ -495,14 +375,11 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
             mbarrierArrive(dqEmpty);
             waitBulkRead<0>();
             mbarrierArrive(dqEmpty + 8);
-#if IS_DETERMINISTIC
-            waitBulk();
-            asm volatile("fence.proxy.async.global;" ::: "memory");
-            asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
-#else
-            // Whether any part came is what tells the last kernel that the sum is not just zeros.
-            atomicAdd(counter, 1);
-#endif
+            if (DQ_SUMS == IN_TURNS || turn == 0) {
+              waitBulk();
+              asm volatile("fence.proxy.async.global;" ::: "memory");
+              asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
+            }
           }
         }
       }
@@ -674,6 +551,12 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
           Wgmma<DQ_COLUMNS>::shared<0, 1>(
               dq, advance(dsOperand, (k / 4) * QUERY_PANEL + (k % 4) * 32), advance(keyColumns, k * 2048), k > 0);
         wgmmaCommit();
+#if DQ_SUMS == INTEGERS
+        // A thread's rows of dq are queries as its rows of ds are keys.
+        const u32 factorAt = tileStatistics + 12 * BLOCK_QUERIES + 4 * (key & (BLOCK_QUERIES - 1));
+        const float factor0 = loadSharedFloat(factorAt);
+        const float factor1 = loadSharedFloat(factorAt + 32);
+#endif
         wgmmaWait<1>();
         if (lane == 0) mbarrierArrive(dOutEmpty + 8 * stage);
         if (lane == 0) mbarrierArrive(queryEmpty + 8 * stage);
@@ -697,10 +580,18 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
         mbarrierWait(dqEmpty + 8 * group, dqParity);
         dqParity ^= 1;
 #pragma unroll
-        for (int j = 0; j < DQ_COLUMNS / 8; j++)
+        for (int j = 0; j < DQ_COLUMNS / 8; j++) {
+#if DQ_SUMS == INTEGERS
+          asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(dqTarget + j * 2048),
+                       "r"(__float2int_rn(dq[4 * j] * factor0)), "r"(__float2int_rn(dq[4 * j + 1] * factor0)),
+                       "r"(__float2int_rn(dq[4 * j + 2] * factor1)), "r"(__float2int_rn(dq[4 * j + 3] * factor1))
+                       : "memory");
+#else
           asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(dqTarget + j * 2048), "f"(dq[4 * j]),
                        "f"(dq[4 * j + 1]), "f"(dq[4 * j + 2]), "f"(dq[4 * j + 3])
                        : "memory");
+#endif
+        }
         fenceAsyncProxy();
         __syncwarp();
         if (lane == 0) mbarrierArrive(dqFull + 16 * writer + 8 * group);
@@ -716,7 +607,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
 #pragma unroll
       for (int below = 0; below < 2; below++)
         Rotation{positions, cosines, sines}.undo<HEAD_DIM / 16>(dkSum, dkSum + HEAD_DIM / 4, (i64)batch * keys + key,
-                                                                below, key + 8 * below < keys);
+                                                                below, (i64)batch * keys + keys - 1);
 #endif
       storeRows<HEAD_DIM>(dk + position * dkStride + column, dkStride, keys - keyFirst, headDim, dkSum, scale);
       storeRows<HEAD_DIM>(dv + position * dvStride + column, dvStride, keys - keyFirst, headDim, dvSum, 1.0f);
@@ -733,13 +624,20 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_backward(
  * columns where these are turned back and the halves of a head are those of two warpgroups.
  */
 extern "C" __global__ void __launch_bounds__(256) attention_backward_finish(
-    scalar_t* dq, const float* dqSum, const int* counters, i64 dqStride, int queries, int headDim, float scale,
-    const int* positions, const float* cosines, const float* sines) {
+    scalar_t* dq, const float* dqSum, const float* statistics, const int* counters, i64 dqStride, int queries,
+    int headDim, float scale, const int* positions, const float* cosines, const float* sines) {
   constexpr int GROUPS = UNROTATES && !IS_DQ_BY_ROWS ? 2 : 1;
   const i64 block = ((i64)blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   const bool isEmpty = counters[1 + block] == 0;
   const int first = threadIdx.x >> 7;
   float x[GROUPS][DQ_COLUMNS / 2];
+#if DQ_SUMS == INTEGERS
+  const int rowOfTile =
+      (IS_DQ_BY_ROWS ? first * 64 : 0) + ((threadIdx.x >> 5) & 3) * 16 + ((threadIdx.x & 31) >> 2);
+  const float* const factors = statistics + block * (STATISTICS * BLOCK_QUERIES) + 3 * BLOCK_QUERIES + rowOfTile;
+  const float unit0 = 1.0f / factors[0];
+  const float unit1 = 1.0f / factors[8];
+#endif
 #pragma unroll
   for (int g = 0; g < GROUPS; g++) {
     const float4* const source =
@@ -747,7 +645,11 @@ extern "C" __global__ void __launch_bounds__(256) attention_backward_finish(
         (threadIdx.x & 127);
 #pragma unroll
     for (int j = 0; j < DQ_COLUMNS / 8; j++) {
-      const float4 four = isEmpty ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : source[j * 128];
+      float4 four = isEmpty ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : source[j * 128];
+#if DQ_SUMS == INTEGERS
+      four = make_float4(__float_as_int(four.x) * unit0, __float_as_int(four.y) * unit0, __float_as_int(four.z) * unit1,
+                         __float_as_int(four.w) * unit1);
+#endif
       x[g][4 * j] = four.x;
       x[g][4 * j + 1] = four.y;
       x[g][4 * j + 2] = four.z;
@@ -761,7 +663,7 @@ extern "C" __global__ void __launch_bounds__(256) attention_backward_finish(
   for (int below = 0; below < 2; below++)
     Rotation{positions, cosines, sines}.undo<HEAD_DIM / 16>(x[0], IS_DQ_BY_ROWS ? x[0] + HEAD_DIM / 4 : x[GROUPS - 1],
                                                             (i64)blockIdx.z * queries + row, below,
-                                                            row + 8 * below < queries);
+                                                            (i64)blockIdx.z * queries + queries - 1);
 #endif
 #pragma unroll
   for (int g = 0; g < GROUPS; g++) {

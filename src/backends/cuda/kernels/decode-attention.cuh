@@ -20,11 +20,11 @@ TY_INLINE u64 readOncePolicy() {
   return policy;
 }
 /** copyBox for what is read once. */
-TY_INLINE void copyBoxOnce(u32 shared, const TensorMap& map, u32 barrier, int c0, int c1, int c2) {
+TY_INLINE void copyBoxOnce(u32 shared, const TensorMap& map, u32 barrier, int c0, int c1, int c2, int c3) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(shared),
-      "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(0), "l"(readOncePolicy())
+      "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "l"(readOncePolicy())
       : "memory");
 }
 
@@ -34,7 +34,7 @@ TY_INLINE void copyChunk(u32 to, const TensorMap* maps, u32 barrier, int sequenc
   for (int box = 0; box < 4; box++) {
     const int half = box % 2, column = kvHead * HEAD_DIM + (HEAD_DIM == 64 ? 0 : 64 * half);
     const int position = chunk * CHUNK_POSITIONS + (HEAD_DIM == 64 ? BOX_ROWS * half : 0);
-    copyBoxOnce(to + box * BOX_BYTES, maps[KEYS_MAP + box / 2], barrier, column, position, sequence);
+    copyBoxOnce(to + box * BOX_BYTES, maps[KEYS_MAP + box / 2], barrier, column, position, sequence, 0);
   }
 }
 /** Where 16 bytes of a position lie from the chunk's keys or values on. */
@@ -155,12 +155,6 @@ struct HeadAttention {
 struct Newest {
   static constexpr int PIECES = HEAD_DIM / 8;
   uint4 x;
-
-  TY_INLINE void load(const Step& step, const Layer& layer, int sequence, int kvHead) {
-    const int lane = threadIdx.x & 31, piece = lane & 15;
-    const i64 from = ((i64)sequence * step.capacity + positionOf(step, sequence)) * KV_WIDTH + kvHead * HEAD_DIM + piece * 8;
-    if (piece < PIECES) x = loadShared16((lane < 16 ? layer.keys : layer.values) + from);
-  }
 
   /** They go to row `row` of the chunk; the values up to row `end` become zeros, because what is there may be anything. */
   TY_INLINE void patch(u32 chunk, int row, int end) const {

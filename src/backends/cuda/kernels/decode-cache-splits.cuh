@@ -1,8 +1,9 @@
-// Attention of a decoding step for few sequences: long ones are split over blocks; the last of them to be done joins the parts.
+// Attention of a decoding step for few sequences: long ones are split over blocks; the block of the first split joins the parts.
 //
-// An item is a sequence, a key-value head and a split of its positions; a block takes one at a time, its warps 16 positions.
+// An item is a sequence, a key-value head and a split of its positions; a block takes one at a time, its warps 16 positions. Where there are
+// splits, no block has more than one item (decode-step.ts sees to that): who joins never keeps others from a part that it waits for.
 #pragma once
-#include "decode-attention.cuh"
+#include "decode-tagged-heads.cuh"
 
 /** Query values of a key-value head. */
 constexpr int GROUP_WIDTH = GROUP_HEADS * HEAD_DIM;
@@ -29,89 +30,129 @@ struct Span {
   }
 };
 
-/** Counters of splits that are done, of a sequence and a key-value head: they lie behind the counters of phases. */
-constexpr int JOINED_AT = COUNTERS * COUNTER_WORDS, JOINED_WORDS = 8;
+/** What a thread has of a column of `mixed`: threads of a warp have neighbouring ones, and every other stores two. */
+TY_INLINE void storeColumn(const Step& step, int sequence, int column, float value, u32 tag) {
+  const float next = __shfl_down_sync(0xffffffffu, value, 1);
+  if (column % 2 == 0) storeTagged(step.mixed + (i64)sequence * Q_WIDTH + column, value, next, tag);
+}
 
-/** The last block of a sequence and key-value head to come here joins the splits of all of them: a thread a column. */
-TY_INLINE void joinSplits(const Step& step, const Span& span) {
-  constexpr int AT_ONCE = 8;
-  __shared__ bool isLastSplit;
-  blockSync();
-  if (threadIdx.x == 0) {
-    u32* done = step.counters + JOINED_AT + (span.sequence * KV_HEADS + span.kvHead) * JOINED_WORDS;
-    isLastSplit = addRelease(done, 1) == (u32)span.splits - 1;
-    if (isLastSplit) *done = 0;
+/** Where parts of a split lie. */
+TY_INLINE float* splitOutOf(const Step& step, int sequence, int split) {
+  return step.splitOut + ((i64)sequence * step.maxSplits + split) * Q_WIDTH;
+}
+TY_INLINE float* splitLseOf(const Step& step, int sequence, int split) {
+  return step.splitLse + ((i64)sequence * step.maxSplits + split) * HEADS;
+}
+
+/**
+ * Parts of a column of some splits, from `first` on: what was summed, and the logarithm of what it was divided by. Waits for them; those that
+ * there are not weigh nothing.
+ */
+template <int COUNT>
+struct SplitParts {
+  float value[COUNT], lse[COUNT];
+
+  TY_INLINE SplitParts(const Step& step, const Span& span, int column, int first, u32 tag) {
+    bool isNew;
+    do {
+      isNew = true;
+#pragma unroll
+      for (int s = 0; s < COUNT; s++) {
+        value[s] = 0;
+        lse[s] = LOWEST;
+        if (first + s >= span.splits) continue;
+        const u32 x = loadWord(splitOutOf(step, span.sequence, first + s) + column);
+        const u32 y = loadWord(splitLseOf(step, span.sequence, first + s) + column / HEAD_DIM);
+        isNew &= ((x ^ tag) & 1) == 0 && ((y ^ tag) & 1) == 0;
+        value[s] = __uint_as_float(x & ~1u);
+        lse[s] = __uint_as_float(y & ~1u);
+      }
+    } while (!isNew);
+    __syncwarp();
   }
-  blockSync();
-  if (!isLastSplit) return;
-  const i64 base = (i64)span.sequence * step.maxSplits;
+};
+
+/** Joins the splits of a sequence and a key-value head as they come: a thread a column. */
+TY_INLINE void joinSplits(const Step& step, const Span& span, u32 tag) {
+  constexpr int AT_ONCE = 8;
   for (int i = threadIdx.x; i < GROUP_WIDTH; i += THREADS) {
     const int column = span.kvHead * GROUP_WIDTH + i;
     float top = LOWEST, total = 0, value = 0;
     for (int from = 0; from < span.splits; from += AT_ONCE) {
-      float lse[AT_ONCE], x[AT_ONCE], higher = top;
+      const SplitParts<AT_ONCE> parts(step, span, column, from, tag);
+      float higher = top;
 #pragma unroll
-      for (int s = 0; s < AT_ONCE; s++) {
-        // Splits that there are not weigh nothing.
-        const i64 at = base + min(from + s, span.splits - 1);
-        lse[s] = loadShared(step.splitLse + at * HEADS + column / HEAD_DIM);
-        x[s] = loadShared(step.splitOut + at * Q_WIDTH + column);
-        if (from + s >= span.splits) lse[s] = LOWEST;
-      }
-#pragma unroll
-      for (int s = 0; s < AT_ONCE; s++) higher = fmaxf(higher, lse[s]);
+      for (int s = 0; s < AT_ONCE; s++) higher = fmaxf(higher, parts.lse[s]);
       const float old = exp2Fast(top - higher);
       top = higher;
       total *= old;
       value *= old;
 #pragma unroll
       for (int s = 0; s < AT_ONCE; s++) {
-        const float now = exp2Fast(lse[s] - top);
+        const float now = exp2Fast(parts.lse[s] - top);
         total += now;
-        value += x[s] * now;
+        value += parts.value[s] * now;
       }
     }
-    fromFloat(step.mixed[(i64)span.sequence * Q_WIDTH + column], value / total);
+    storeColumn(step, span.sequence, column, value / total, tag);
   }
 }
 
-/** This block's items of a layer's attention, to `mixed` or, where a sequence is split, to splitOut and splitLse. */
+/** What the warps have of an item goes to `mixed` or, where the sequence is split, to splitOut and splitLse. */
+TY_INLINE void storeItem(const Step& step, const Span& span, const float* stats, const float* outputs, u32 tag) {
+  const int warps = min(WARPS, (span.end - span.begin) * UNITS);
+  for (int i = threadIdx.x; i < GROUP_WIDTH; i += THREADS) {
+    MergedHead merged;
+    const float value = merged.value(stats, outputs, 0, warps, i / HEAD_DIM, i % HEAD_DIM);
+    const int column = span.kvHead * GROUP_WIDTH + i;
+    if (span.splits == 1) {
+      storeColumn(step, span.sequence, column, value, tag);
+    } else {
+      storeTaggedFloat(splitOutOf(step, span.sequence, span.split) + column, value, tag);
+      if (i % HEAD_DIM == 0) {
+        storeTaggedFloat(splitLseOf(step, span.sequence, span.split) + column / HEAD_DIM, merged.top + log2f(merged.total), tag);
+      }
+    }
+  }
+}
+
+/** A split that a step does without gets the tag of the step's last layer all the same: so the next step finds the other one. */
+TY_INLINE void skipSplit(const Step& step, const Span& span, u32 tag) {
+  for (int i = threadIdx.x; i < GROUP_WIDTH; i += THREADS) {
+    const int column = span.kvHead * GROUP_WIDTH + i;
+    storeTaggedFloat(splitOutOf(step, span.sequence, span.split) + column, 0, tag);
+    if (i % HEAD_DIM == 0) storeTaggedFloat(splitLseOf(step, span.sequence, span.split) + column / HEAD_DIM, LOWEST, tag);
+  }
+}
+
+/** This block's items of a layer's attention. */
 template <typename Ring>
-TY_INLINE void attendItems(const Step& step, const Layer& layer, Ring& ring, int first, int items, float* area) {
+TY_INLINE void attendItems(const Step& step, Ring& ring, int first, int items, u32 tag, bool isLastLayer, float* area) {
   const int warp = threadIdx.x >> 5, part = warp % UNITS * 16;
   float* stats = area;
   float* outputs = area + 2 * WARPS * HEAD_ROWS;
   for (int item = first; item < items; item += gridDim.x) {
     const Span span(step, item);
+    const bool isEmpty = span.begin >= span.end;
+    if (isLastLayer && step.maxSplits > 1 && (isEmpty || span.splits == 1)) skipSplit(step, span, tag);
+    // Nobody waits for an empty one, so what it waited for might be gone.
+    if (isEmpty) continue;
     HeadAttention attention;
-    Newest newest;
-    attention.load(step, span.sequence, span.kvHead);
-    newest.load(step, layer, span.sequence, span.kvHead);
+    TaggedHeads heads(attention, step, span.sequence, span.kvHead);
+    heads.awaitQueries(attention, tag);
     for (int chunk = span.begin; chunk < span.end; chunk++) {
       const u32 at = ring.wait();
       const int count = span.length - chunk * CHUNK_POSITIONS - part;
       if ((chunk - span.begin) % CHUNKS_AT_ONCE == warp / UNITS && count > 0) {
-        if (count <= 16) newest.patch(at, part + count - 1, part + 16);
-        attention.take(at, part, count, step.scale * LOG2_E);
+        if (count <= 16) heads.awaitNewest(tag).patch(at, part + count - 1, part + 16);
+        attention.take(at, part, count, step.scale * LOG2_E * untagScale(tag));
       }
       ring.release();
     }
     attention.store(stats + 2 * warp * HEAD_ROWS, outputs + warp * HEAD_ROWS * HEAD_DIM);
     blockSync();
-    const int warps = min(WARPS, (span.end - span.begin) * UNITS);
-    for (int i = threadIdx.x; i < GROUP_WIDTH && span.begin < span.end; i += THREADS) {
-      MergedHead merged;
-      const float value = merged.value(stats, outputs, 0, warps, i / HEAD_DIM, i % HEAD_DIM);
-      const int column = span.kvHead * GROUP_WIDTH + i;
-      if (span.splits == 1) {
-        fromFloat(step.mixed[(i64)span.sequence * Q_WIDTH + column], value);
-      } else {
-        const i64 at = (i64)span.sequence * step.maxSplits + span.split;
-        step.splitOut[at * Q_WIDTH + column] = value;
-        if (i % HEAD_DIM == 0) step.splitLse[at * HEADS + column / HEAD_DIM] = merged.top + log2f(merged.total);
-      }
-    }
-    if (span.splits > 1 && span.begin < span.end) joinSplits(step, span);
+    storeItem(step, span, stats, outputs, tag);
+    if (span.splits > 1 && span.split == 0) joinSplits(step, span, tag);
     blockSync();
   }
 }

@@ -3,6 +3,8 @@
 // the step: so memory is busy while blocks wait. Products are tiles of 8 rows of a weight over all inputs: each of the other
 // warps takes a sixteenth of the inputs, kept in registers. Norms scale what a product gives, because a sequence's scale is
 // one number: the product need not wait for it.
+//
+// What blocks tell one another is tagged: decode-tags.cuh. A buffer is rewritten only by who has what was made of all that was read of it.
 #include "decode-cache-splits.cuh"
 
 /** A tile of a weight: four rows and the four that rope, SwiGLU or nothing joins to them. */
@@ -13,6 +15,8 @@ constexpr u32 PIECE_PITCH = PIECE * 2 + 64, ENTRY_BYTES = (TILE_ROWS * PIECE_PIT
 static_assert(CHUNK_BYTES <= ENTRY_BYTES && ENTRY_BYTES % 1024 == 0, "a chunk of a cache in an entry");
 /** Entries whose copies are under way at a time: more would only lengthen the queues in front of memory. */
 constexpr int IN_FLIGHT = 2;
+/** When so many blocks only are missing, it is time to look for what they make. */
+constexpr int STRAGGLERS = 4;
 /** Sums of a tile: [token][row] of each warp. */
 constexpr int WARP_SUMS = TOKENS * TILE_ROWS, TILE_SUMS = WARPS * WARP_SUMS;
 static_assert(TOKENS == 8, "the rows of the products");
@@ -172,11 +176,44 @@ struct Inputs {
   }
   static TY_INLINE int token() { return (threadIdx.x & 31) >> 2; }
 
-  /** `pieceOf(token, column)` gives 16 bytes. */
-  template <typename PieceOf>
-  TY_INLINE void load(int batch, PieceOf&& pieceOf) {
+  /** From tokens' embeddings. */
+  TY_INLINE void loadEmbeddings(const Step& step) {
+    const scalar_t* row = step.table + (token() < step.batch ? (i64)step.tokens[token()] * K : 0);
 #pragma unroll
-    for (int e = 0; e < ENTRIES; e++) at[e] = token() < batch ? pieceOf(token(), column(e)) : make_uint4(0, 0, 0, 0);
+    for (int e = 0; e < ENTRIES; e++) {
+      at[e] = token() < step.batch ? *reinterpret_cast<const uint4*>(row + column(e)) : make_uint4(0, 0, 0, 0);
+    }
+  }
+
+  /** From what other blocks write, [token][K]: waits until all of it has its tag. In bf16 it stays scaled by that. */
+  TY_INLINE void load(const scalar_t* from, int batch, u32 tag) {
+    const scalar_t* row = from + (i64)token() * K;
+#pragma unroll
+    for (int e = 0; e < ENTRIES; e++) at[e] = token() < batch ? loadWords(row + column(e)) : make_uint4(0, 0, 0, 0);
+    u32 all = TAG_BITS, any = 0;
+#pragma unroll
+    for (int e = 0; e < ENTRIES; e++) {
+      if (tag) all &= at[e].x & at[e].y & at[e].z & at[e].w;
+      else any |= at[e].x | at[e].y | at[e].z | at[e].w;
+    }
+    const bool isNew = tag ? all == TAG_BITS : (any & TAG_BITS) == 0;
+    if (token() < batch && !isNew) {
+#pragma unroll
+      for (int e = 0; e < ENTRIES; e++) {
+        while (!isTagged(at[e], tag)) at[e] = loadWords(row + column(e));
+      }
+    }
+#pragma unroll
+    for (int e = 0; e < ENTRIES; e++) at[e] = withoutTag(at[e]);
+    __syncwarp();
+  }
+
+  /** Takes off what the tag scaled. */
+  TY_INLINE void untag(u32 tag) {
+#pragma unroll
+    for (int e = 0; e < ENTRIES; e++) {
+      at[e] = make_uint4(untagPair(at[e].x, tag), untagPair(at[e].y, tag), untagPair(at[e].z, tag), untagPair(at[e].w, tag));
+    }
   }
 
   /** The part of a norm's weight that this lane needs: loaded before the inputs are waited for. */
@@ -222,19 +259,67 @@ TY_INLINE float scaleOf(const float* squares, int token, float eps) {
   return rsqrtf(sum / K + eps);
 }
 
+/** Of a row and its pair, two neighbouring rows of the first four or, in odd lanes, of the others. */
+TY_INLINE float2 neighbours(float upper, float lower) {
+  const bool isOdd = threadIdx.x & 1;
+  const float other = __shfl_xor_sync(0xffffffffu, isOdd ? upper : lower, 1);
+  return isOdd ? make_float2(other, lower) : make_float2(upper, other);
+}
+/** Where those lie from the first row of a token's tile on, when the others begin at `lower`. */
+TY_INLINE int neighboursAt(int lower) { return (threadIdx.x & 2) + (threadIdx.x & 1 ? lower : 0); }
+
+/** These dims of a head of q, k or v: turned, then to q and, keys and values, to the sequence's next cache position, for later steps. */
+TY_INLINE void storeHead(const Step& step, const Layer& layer, int tile, int token, float2 angle, float upper, float lower, u32 tag) {
+  const int head = tile / (HALF_DIM / 4);
+  const bool isKey = head >= HEADS && head < HEADS + KV_HEADS;
+  const float cosine = head < HEADS + KV_HEADS ? angle.x : 1, sine = head < HEADS + KV_HEADS ? angle.y : 0;
+  const float2 pair = neighbours(upper * cosine - lower * sine, lower * cosine + upper * sine);
+  if (token >= step.batch) return;
+  const int dim = tile % (HALF_DIM / 4) * 4 + neighboursAt(HALF_DIM);
+  storeTagged(step.q + (i64)token * QKV_ROWS + head * HEAD_DIM + dim, pair.x, pair.y, tag);
+  if (head < HEADS) return;
+  const int kvHead = head - HEADS - (isKey ? 0 : KV_HEADS);
+  scalar_t* cache = (isKey ? layer.keys : layer.values) + ((i64)token * step.capacity + positionOf(step, token)) * KV_WIDTH;
+  *reinterpret_cast<u32*>(cache + kvHead * HEAD_DIM + dim) = packPair(pair.x, pair.y);
+}
+
+struct Nothing {};
+
+/** Tags of the residual stream, in which O and DOWN write by turns. */
+constexpr u32 INNER = 1, OUTER = 0;
+/** Two neighbouring columns of the stream that a lane of a tile adds to: it alone reads them as a residual and writes them. */
+TY_INLINE scalar_t* ownColumns(const Step& step, int tile, int token) {
+  return step.stream + (i64)token * HIDDEN + tile * TILE_ROWS + neighboursAt(PAIRS);
+}
+/** What was loaded of them before the sums were there, `x`, is most often new. */
+TY_INLINE void addToStream(const Step& step, int tile, int token, float upper, float lower, u32 x, u32 oldTag, u32 tag) {
+  const float2 sum = neighbours(upper, lower);
+  if (token >= step.batch) return;
+  scalar_t* own = ownColumns(step, tile, token);
+  while (!isTagged(x, oldTag)) x = loadWord(own);
+  const float2 residual = unpackPair(untagPair(x, oldTag));
+  storeTagged(own, residual.x + sum.x, residual.y + sum.y, tag);
+}
+
+/** Waits until nearly all of the blocks that have a part in a phase have said that they are done. */
+TY_INLINE void awaitHint(const Step& step, int phase, u32 arrivals) {
+  if (threadIdx.x == 0) awaitRelaxed(step, phase, arrivals > STRAGGLERS ? arrivals - STRAGGLERS : 0);
+  blockSync();
+}
+
 /**
- * This block's tiles of a product: `use(tile, row, token, upper, lower, operands)` gets the sums of one of the four pairs of
+ * This block's tiles of a product: `use(tile, row, token, upper, lower, operands)` gets, in all lanes of a warp, the sums of one of the four pairs of
  * rows of a tile times `scale(token)`, and what `prepare(tile, row, token)` gave before: loads that the sums need not wait for. Warps finish tiles
  * by turns, or the first one all where `isFixed`; the last one says that the block is done with `phase`.
  */
-template <int K, bool isFixed, typename Prepare, typename Scale, typename Use>
+template <int K, bool isFixed, typename Operands, typename Prepare, typename Scale, typename Use>
 TY_INLINE void product(const Step& step, int phase, Ring& ring, const Inputs<K>& x, int first, int tiles, float* sums, Prepare&& prepare,
                        Scale&& scale, Use&& use) {
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, row = lane & 3, token = lane >> 2;
   int turn = 0;
   for (int tile = first; tile < tiles; tile += gridDim.x) {
     const bool isWorker = warp == (isFixed ? 0 : turn % WARPS);
-    float2 operands = make_float2(0, 0);
+    Operands operands = {};
     if (isWorker && token < step.batch) operands = prepare(tile, row, token);
     float even[4] = {}, odd[4] = {};
     const auto multiplyStripe = [&](const uint4& w, int entry) {
@@ -266,11 +351,8 @@ TY_INLINE void product(const Step& step, int phase, Ring& ring, const Inputs<K>&
         lower += from[w * WARP_SUMS + PAIRS];
       }
       const float factor = scale(token);
-      if (token < step.batch) use(tile, row, token, upper * factor, lower * factor, operands);
-      if (tile + (int)gridDim.x >= tiles) {
-        __syncwarp();
-        if (lane == 0) arriveRelease(step, phase);
-      }
+      use(tile, row, token, upper * factor, lower * factor, operands);
+      if (!isFixed && tile + (int)gridDim.x >= tiles && lane == 0) arriveRelaxed(step, phase);
     }
     turn++;
   }
@@ -303,89 +385,88 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
   Ring ring{ringAt, barriers};
   const int batch = step.batch, items = workOf(step, ATTEND), blocks = gridDim.x;
   Rotation rotation;
+  const Tags tags(step);
   // Blocks that are done with a phase once it is over: those that have a part in it, in every layer.
   const auto expected = [&](int phase, int layer) { return (u32)((layer + 1) * min(workOf(step, phase), blocks)); };
-  const auto fromStream = [&](int token, int column) { return loadShared16(step.stream + (i64)token * HIDDEN + column); };
-  const auto fromTable = [&](int token, int column) {
-    return *reinterpret_cast<const uint4*>(step.table + (i64)step.tokens[token] * HIDDEN + column);
-  };
-  const auto residual = [&](int tile, int row, int token) {
-    const scalar_t* from = step.stream + (i64)token * HIDDEN + tile * 8 + row;
-    return make_float2(loadShared(from), loadShared(from + 4));
-  };
-  const auto addToStream = [&](int tile, int row, int token, float upper, float lower, float2 old) {
-    scalar_t* to = step.stream + (i64)token * HIDDEN + tile * 8 + row;
-    fromFloat(to[0], old.x + upper);
-    fromFloat(to[4], old.y + lower);
-  };
   const auto normScale = [&](int token) { return scaleOf<HIDDEN>(squares, token, step.eps); };
-  const auto noScale = [](int) { return 1.0f; };
-  const auto nothing = [](int, int, int) { return make_float2(0, 0); };
+  const auto nothing = [](int, int, int) { return Nothing(); };
 
   for (int l = 0; l < step.numLayers; l++) {
     const Layer& layer = layers[l];
+    const u32 tag = tags.of(l);
+    const auto untag = [&](int) { return untagScale(tag); };
     if (const int first = rotation.next(QUAD_QKV); first < QUAD_QKV) {
       Inputs<HIDDEN> x;
       const Inputs<HIDDEN>::Weight norm(layer.inputNorm);
       if (l == 0) {
-        x.load(batch, fromTable);
+        x.loadEmbeddings(step);
       } else {
-        await(step, DOWN, expected(DOWN, l - 1));
-        x.load(batch, fromStream);
+        awaitHint(step, DOWN, expected(DOWN, l - 1));
+        x.load(step.stream, batch, OUTER);
+        x.untag(OUTER);
       }
       x.weigh(norm, squares);
-      product<HIDDEN, false>(step, QKV, ring, x, first, QUAD_QKV, area, [&](int tile, int row, int token) {
+      product<HIDDEN, false, float2>(step, QKV, ring, x, first, QUAD_QKV, area, [&](int tile, int row, int token) {
         return angleOf(step, tile % (HALF_DIM / 4) * 4 + row, token);
-      }, normScale, [&](int tile, int row, int token, float upper, float lower, float2 angle) {
-        storeHead(step, layer, tile / (HALF_DIM / 4), tile % (HALF_DIM / 4) * 4 + row, token, angle, upper, lower);
+      }, normScale, [&](int tile, int, int token, float upper, float lower, float2 angle) {
+        storeHead(step, layer, tile, token, angle, upper, lower, tag);
       });
     }
     if (const int first = rotation.next(items); first < items) {
-      await(step, QKV, expected(QKV, l));
-      attendItems(step, layer, ring, first, items, area);
-      arrive(step, ATTEND);
+      awaitHint(step, QKV, expected(QKV, l));
+      attendItems(step, ring, first, items, tag, l == step.numLayers - 1, area);
+      if (threadIdx.x == 0) arriveRelaxed(step, ATTEND);
     }
     if (const int first = rotation.next(QUAD_STREAM); first < QUAD_STREAM) {
-      await(step, ATTEND, expected(ATTEND, l));
+      awaitHint(step, ATTEND, expected(ATTEND, l));
       Inputs<Q_WIDTH> x;
-      x.load(batch, [&](int token, int column) { return loadShared16(step.mixed + (i64)token * Q_WIDTH + column); });
-      product<Q_WIDTH, false>(step, O, ring, x, first, QUAD_STREAM, area, [&](int tile, int row, int token) {
-        if (l > 0) return residual(tile, row, token);
-        // The residual stream starts as the tokens' embeddings.
-        const scalar_t* from = step.table + (i64)step.tokens[token] * HIDDEN + tile * 8 + row;
-        return make_float2(toFloat(from[0]), toFloat(from[4]));
-      }, noScale, addToStream);
+      x.load(step.mixed, batch, tag);
+      // The residual stream starts as the tokens' embeddings.
+      product<Q_WIDTH, false, u32>(step, O, ring, x, first, QUAD_STREAM, area, [&](int tile, int, int token) {
+        if (l > 0) return loadWord(ownColumns(step, tile, token));
+        const float2 pair = unpackPair(constantPair(step.table + (i64)step.tokens[token] * HIDDEN + tile * TILE_ROWS + neighboursAt(PAIRS)));
+        return packTagged(pair.x, pair.y, OUTER);
+      }, untag, [&](int tile, int, int token, float upper, float lower, u32 residual) {
+        addToStream(step, tile, token, upper, lower, residual, OUTER, INNER);
+      });
     }
     if (const int first = rotation.next(QUAD_GATE_UP); first < QUAD_GATE_UP) {
       const Inputs<HIDDEN>::Weight norm(layer.postNorm);
-      await(step, O, expected(O, l));
+      awaitHint(step, O, expected(O, l));
       Inputs<HIDDEN> x;
-      x.load(batch, fromStream);
+      x.load(step.stream, batch, INNER);
+      x.untag(INNER);
       x.weigh(norm, squares);
-      product<HIDDEN, false>(step, GATE_UP, ring, x, first, QUAD_GATE_UP, area, nothing, normScale,
-                             [&](int tile, int row, int token, float gate, float up, float2) {
-        step.activated[(i64)token * FEED_FORWARD + tile * 4 + row] = cast<scalar_t>(silu(gate) * up);
+      product<HIDDEN, false, Nothing>(step, GATE_UP, ring, x, first, QUAD_GATE_UP, area, nothing, normScale,
+                             [&](int tile, int row, int token, float gate, float up, Nothing) {
+        const float value = silu(gate) * up, next = __shfl_down_sync(0xffffffffu, value, 1);
+        if (row % 2 == 0 && token < batch) storeTagged(step.activated + (i64)token * FEED_FORWARD + tile * PAIRS + row, value, next, tag);
       });
     }
     if (const int first = rotation.next(QUAD_STREAM); first < QUAD_STREAM) {
-      await(step, GATE_UP, expected(GATE_UP, l));
+      awaitHint(step, GATE_UP, expected(GATE_UP, l));
       Inputs<FEED_FORWARD> x;
-      x.load(batch,
-             [&](int token, int column) { return loadShared16(step.activated + (i64)token * FEED_FORWARD + column); });
-      product<FEED_FORWARD, false>(step, DOWN, ring, x, first, QUAD_STREAM, area, residual, noScale, addToStream);
+      x.load(step.activated, batch, tag);
+      product<FEED_FORWARD, false, u32>(step, DOWN, ring, x, first, QUAD_STREAM, area, [&](int tile, int, int token) {
+        return loadWord(ownColumns(step, tile, token));
+      }, untag, [&](int tile, int, int token, float upper, float lower, u32 residual) {
+        addToStream(step, tile, token, upper, lower, residual, INNER, OUTER);
+      });
     }
   }
 
   const Inputs<HIDDEN>::Weight norm(step.finalNorm);
-  await(step, DOWN, expected(DOWN, step.numLayers - 1));
+  awaitHint(step, DOWN, expected(DOWN, step.numLayers - 1));
   Inputs<HIDDEN> x;
-  x.load(batch, fromStream);
+  x.load(step.stream, batch, OUTER);
+  x.untag(OUTER);
   x.weigh(norm, squares);
   u64 best = 0;
   const int tiles = quadTilesOf(HEAD, step.vocabSize);
-  product<HIDDEN, true>(step, HEAD, ring, x, rotation.next(tiles), tiles, area, nothing, normScale,
-                        [&](int tile, int row, int token, float upper, float lower, float2) {
-    const int a = tile * 8 + row, b = a + 4;
+  product<HIDDEN, true, Nothing>(step, HEAD, ring, x, rotation.next(tiles), tiles, area, nothing, normScale,
+                        [&](int tile, int row, int token, float upper, float lower, Nothing) {
+    if (token >= batch) return;
+    const int a = tile * TILE_ROWS + row, b = a + PAIRS;
     float* logits = step.logits == nullptr ? nullptr : step.logits + (i64)token * step.vocabSize;
     if (a < step.vocabSize) {
       best = larger(best, rankOf(upper, a));
@@ -403,5 +484,5 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
   }
   const int token = threadIdx.x >> 2;
   if ((threadIdx.x & 3) == 0 && token < batch) step.best[(i64)token * gridDim.x + blockIdx.x] = best;
-  finishStep(step, gridDim.x);
+  if (finishStep(step, gridDim.x) && threadIdx.x == 0) step.counters[EPOCH_AT]++;
 }

@@ -1,434 +1,182 @@
-// One decoding step of a Llama for 9 to 64 sequences. Groups of four blocks share tiles of 64 rows of a weight; each block
-// multiplies a quarter of the inputs and sends what it has to the block that owns the sequences.
+// One decoding step of a Llama for 9 to 64 sequences. Groups of four blocks share tiles of a weight; each block multiplies a
+// quarter of the inputs and sends what it has to the block that owns the sequences.
 // Weights and caches come by the copy engine into a ring that runs ahead over phases and layers; the inputs, which other
-// blocks write, are brought by a warp that waits for them. Inputs lie in memory as the products read them: panels of 64
-// columns of all sequences. Norms scale what a product gives, because a sequence's scale is one number.
+// blocks write, are brought by a warp of their own. One warpgroup multiplies; two finish tiles in turns, and attend. Inputs lie in
+// memory as the products read them: panels of 64 columns of all sequences. Norms scale what a product gives, because a sequence's
+// scale is one number.
+//
+// What blocks tell one another is tagged: decode-tags.cuh.
 #ifndef TOKEN_TILES
 #define TOKEN_TILES 8
 #endif
 #define STEP_WARPS 8
-#include "decode-attention.cuh"
+#include "decode-many-copies.cuh"
+#include "decode-many-products.cuh"
+#include "decode-tagged-heads.cuh"
 
-constexpr int RANKS = 4, WARPGROUPS = 2;
-static_assert(WARPS == 4 * WARPGROUPS, "warpgroups");
-
-/** A ring entry: 64 rows of two panels of a weight, or some positions of a key-value head, keys then values. */
-constexpr int ENTRY_COLUMNS = 128;
-constexpr u32 WEIGHT_PANEL_BYTES = 64 * PANEL_ROW_BYTES, ENTRY_BYTES = 2 * WEIGHT_PANEL_BYTES;
-static_assert(CHUNK_BYTES == ENTRY_BYTES, "a chunk of a cache in an entry");
-/** Inputs of a product in shared memory: all panels of a block's quarter if they are not more than this. */
-constexpr int INPUT_PANELS = 8;
-constexpr u32 INPUT_BYTES = TOKENS * PANEL_ROW_BYTES;
-/** Sequences that a warpgroup multiplies, that a block owns, and pieces of 8 of the latter. */
-constexpr int GROUP_TOKENS = TOKENS / WARPGROUPS, OWN_TOKENS = TOKENS / RANKS, OWN_TILES = OWN_TOKENS < 8 ? 1 : OWN_TOKENS / 8;
-/** Partial sums of a tile that a block gets: 16 bytes of each lane, of each eight sequences, of each warp, of each rank. */
-constexpr int PART_FLOATS = 128, BUFFERS = 4, EXCHANGE_FLOATS = RANKS * 4 * OWN_TILES * PART_FLOATS;
-/** Entries whose copies are under way at a time: of weights, where more delay what blocks say to one another, and of caches. */
-#ifndef CACHE_IN_FLIGHT
-#define CACHE_IN_FLIGHT 4
-#endif
-constexpr int IN_FLIGHT = 2;
-static_assert(HIDDEN % 512 == 0 && Q_WIDTH % 512 == 0 && FEED_FORWARD % 512 == 0, "quarters of whole entries");
-
-// ---- Shared memory: the ring, the inputs (where attention keeps what its warps have), barriers ----
-
-constexpr u32 ATTENTION_BYTES = WARPS * HEAD_ROWS * (HEAD_DIM + 2) * 4;
-constexpr u32 INPUTS_AT = RING_ENTRIES * ENTRY_BYTES;
-constexpr u32 INPUTS_BYTES = INPUT_PANELS * INPUT_BYTES > ATTENTION_BYTES ? INPUT_PANELS * INPUT_BYTES : ATTENTION_BYTES;
-constexpr u32 BARRIERS_AT = INPUTS_AT + INPUTS_BYTES;
-
-/** A place in a ring of COUNT and the parity of its round. */
-template <int COUNT>
-struct Place {
-  int entry = 0;
-  u32 round = 0;
-  TY_INLINE void advance() {
-    if (++entry == COUNT) {
-      entry = 0;
-      round ^= 1;
-    }
-  }
-};
-typedef Place<RING_ENTRIES> RingPlace;
-typedef Place<INPUT_PANELS> InputPlace;
-
-/** Addresses of this block's shared memory. */
-struct Memory {
-  u32 base;
-  TY_INLINE u32 entry(int i) const { return base + i * ENTRY_BYTES; }
-  TY_INLINE u32 input(int i) const { return base + INPUTS_AT + i * INPUT_BYTES; }
-  TY_INLINE u32 full(int i) const { return base + BARRIERS_AT + i * 16; }
-  TY_INLINE u32 empty(int i) const { return full(i) + 8; }
-  TY_INLINE u32 inputFull(int i) const { return full(RING_ENTRIES + i); }
-  TY_INLINE u32 inputEmpty(int i) const { return empty(RING_ENTRIES + i); }
-};
-
-/**
- * Parts of sums go from block to block as numbers whose last bit says in which round of a buffer they were written: who
- * polls sees of each number by itself whether it is new. That bit counts for nothing.
- */
-TY_INLINE void storePart(float* to, float a, float b, float c, float d, u32 round) {
-  const auto tagged = [&](float x) { return (__float_as_uint(x) & ~1u) | round; };
-  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(tagged(a)), "r"(tagged(b)), "r"(tagged(c)), "r"(tagged(d))
-               : "memory");
-}
-TY_INLINE uint4 loadPart(const float* from) {
-  uint4 x;
-  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from) : "memory");
-  return x;
-}
-TY_INLINE void copyBulk(u32 to, const void* from, u32 bytes, u32 barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
-               "r"(bytes), "r"(barrier)
-               : "memory");
-}
-
-#if TY_DTYPE == 1
-#define TY_TYPES ".f32.bf16.bf16"
-#else
-#define TY_TYPES ".f32.f16.f16"
-#endif
-/** d [64, 2 * COUNT] += a [64, 16] b [16, 2 * COUNT], both from panels. */
-TY_INLINE void multiplyPanels(float (&d)[4], u64 a, u64 b, int accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\nwgmma.mma_async.sync.aligned.m64n8k16" TY_TYPES
-      " {%0,%1,%2,%3}, %4, %5, p, 1, 1, 0, 0;\n}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "l"(a), "l"(b), "r"(accumulate));
-}
-TY_INLINE void multiplyPanels(float (&d)[8], u64 a, u64 b, int accumulate) { Wgmma<16>::shared<0, 0>(d, a, b, accumulate); }
-TY_INLINE void multiplyPanels(float (&d)[16], u64 a, u64 b, int accumulate) { Wgmma<32>::shared<0, 0>(d, a, b, accumulate); }
-
-// ---- What is to be done ----
-
-/** Tiles of 32 pairs of rows, the upper ones and the lower ones: pairs that rope or SwiGLU joins share a tile. */
-TY_INLINE int pairTilesOf(int phase, int vocabSize) {
-  return phase == QKV       ? QKV_ROWS / 64
-         : phase == GATE_UP ? FEED_FORWARD / 32
-         : phase == HEAD    ? (vocabSize + 63) / 64
-                            : HIDDEN / 64;
-}
-constexpr int HEAD_TILES = HALF_DIM / 32;
-TY_INLINE int upperPairOf(int phase, int tile) {
-  return phase == QKV ? tile / HEAD_TILES * HEAD_DIM + tile % HEAD_TILES * 32 : tile * (phase == GATE_UP ? 32 : 64);
-}
-TY_INLINE int lowerPairOf(int phase, int tile) {
-  return upperPairOf(phase, tile) + (phase == QKV ? HALF_DIM : phase == GATE_UP ? FEED_FORWARD : 32);
-}
-
-/** An item of attention is a sequence and a key-value head; teams of warps take one each. */
-struct Item {
-  int sequence, kvHead, length, chunks;
-  TY_INLINE Item(const Step& step, int item) {
-    sequence = item / KV_HEADS;
-    kvHead = item % KV_HEADS;
-    length = item < step.batch * KV_HEADS ? positionOf(step, sequence) + 1 : 0;
-    chunks = (length + CHUNK_POSITIONS - 1) / CHUNK_POSITIONS;
-  }
-};
-TY_INLINE int teamsOf(const Step& step) { return WARPS / step.teamWarps; }
-TY_INLINE int attendWorkOf(const Step& step) { return (step.batch * KV_HEADS + teamsOf(step) - 1) / teamsOf(step); }
-
-/** Where the work of a phase begins to go around `count` blocks or clusters: on from phase to phase. */
-struct Rotation {
-  int index, count, start = 0;
-  TY_INLINE Rotation(int index, int count) : index(index), count(count) {}
-  TY_INLINE int next(int work) {
-    const int first = (index + count - start) % count;
-    start = (start + work) % count;
-    return first;
-  }
-};
-
-/** Arrivals that end a phase of a layer. */
-TY_INLINE u32 expectedOf(const Step& step, int phase, int layer) {
-  const int blocks = gridDim.x;
-  const int each = phase == EMBED    ? blocks
-                   : phase == ATTEND ? min(attendWorkOf(step), blocks)
-                                     : RANKS * min(pairTilesOf(phase, step.vocabSize), blocks / RANKS);
-  return (u32)((layer + 1) * each);
-}
-
-/** Element `column` of a sequence in panels [column / 64][TOKENS][64]. */
-TY_INLINE scalar_t* inPanels(scalar_t* panels, int column, int token) {
-  return panels + (i64)(column / 64) * (TOKENS * 64) + token * 64 + ((column / 8 % 8 ^ (token & 7)) << 3) + column % 8;
-}
-
-// ---- Warps that copy: one thread each ----
-
-struct Producer {
-  const Step& step;
-  const Memory& memory;
-  const TensorMap* maps;
-  int rank;
-  RingPlace place, landing;
-  int underWay = 0;
-
-  /** Waits for room for the next entry, and until fewer than `limit` copies are under way. */
-  TY_INLINE void open(int limit) {
-    mbarrierWait(memory.empty(place.entry), place.round ^ 1);
-    for (; underWay >= limit; underWay--) {
-      mbarrierWait(memory.full(landing.entry), landing.round);
-      landing.advance();
-    }
-    underWay++;
-    mbarrierExpect(memory.full(place.entry), ENTRY_BYTES);
-  }
-  TY_INLINE void copy(int box, const TensorMap& map, int x, int y, int z) const {
-    copyBoxOnce(memory.entry(place.entry) + box * BOX_BYTES, map, memory.full(place.entry), x, y, z);
-  }
-
-  TY_INLINE void copyTile(const TensorMap& map, int phase, int tile) {
-    const int quarter = inputsOf(phase) / RANKS, upper = upperPairOf(phase, tile), lower = lowerPairOf(phase, tile);
-    for (int x = rank * quarter; x < (rank + 1) * quarter; x += ENTRY_COLUMNS) {
-      open(IN_FLIGHT);
-      for (int half = 0; half < 2; half++) {
-        copy(2 * half, map, x + 64 * half, upper, 0);
-        copy(2 * half + 1, map, x + 64 * half, lower, 0);
-      }
-      place.advance();
-    }
-  }
-
-  TY_INLINE void copyCaches(const TensorMap* layerMaps, int work) {
-    const int teams = teamsOf(step);
-    const Item items[2] = {Item(step, work * teams), Item(step, teams == 1 ? step.batch * KV_HEADS : work * teams + 1)};
-    for (int chunk = 0; chunk < max(items[0].chunks, items[1].chunks); chunk++) {
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        if (chunk >= items[i].chunks) continue;
-        open(CACHE_IN_FLIGHT);
-        copyChunk(memory.entry(place.entry), layerMaps, memory.full(place.entry), items[i].sequence, items[i].kvHead, chunk);
-        place.advance();
-      }
-    }
-  }
-
-  TY_INLINE void run() {
-    Rotation tiles(blockIdx.x / RANKS, gridDim.x / RANKS), items(blockIdx.x, gridDim.x);
-    for (int layer = 0; layer <= step.numLayers; layer++) {
-      const bool isHead = layer == step.numLayers;
-      for (int phase = isHead ? HEAD : QKV; phase < (isHead ? END : HEAD); phase++) {
-        const TensorMap* layerMaps = maps + layer * LAYER_MAPS;
-        if (phase == ATTEND) {
-          const int work = attendWorkOf(step);
-          for (int at = items.next(work); at < work; at += gridDim.x) copyCaches(layerMaps, at);
-        } else {
-          const int work = pairTilesOf(phase, step.vocabSize);
-          for (int tile = tiles.next(work); tile < work; tile += tiles.count) copyTile(layerMaps[isHead ? 0 : phase - (phase > ATTEND)], phase, tile);
-        }
-      }
-    }
-  }
-};
-
-/** Brings the inputs of this block's products as soon as they are there. */
-TY_INLINE void bringInputs(const Step& step, const Memory& memory, int rank) {
-  Rotation tiles(blockIdx.x / RANKS, gridDim.x / RANKS);
-  InputPlace place;
-  for (int layer = 0; layer <= step.numLayers; layer++) {
-    const bool isHead = layer == step.numLayers;
-    for (int phase = isHead ? HEAD : QKV; phase < (isHead ? END : HEAD); phase++) {
-      if (phase == ATTEND) continue;
-      const int work = pairTilesOf(phase, step.vocabSize), first = tiles.next(work);
-      if (first >= work) continue;
-      const bool isFirst = phase == QKV || phase == HEAD;
-      const int before = isFirst ? (layer == 0 ? EMBED : DOWN) : phase - 1;
-      const u32 arrivals = expectedOf(step, before, layer - (isFirst && layer > 0));
-      while (loadAcquire(step.counters + before * COUNTER_WORDS) < arrivals) {
-      }
-      // Others wrote with ordinary stores what the copy engine reads.
-      asm volatile("fence.proxy.async;" ::: "memory");
-      const int panels = inputsOf(phase) / RANKS / 64, passes = panels > INPUT_PANELS ? (work - first + tiles.count - 1) / tiles.count : 1;
-      const scalar_t* from = (phase == O ? step.mixed : phase == DOWN ? step.activated : step.scaled) + (i64)rank * panels * (TOKENS * 64);
-      for (int pass = 0; pass < passes; pass++) {
-        for (int panel = 0; panel < panels; panel++) {
-          mbarrierWait(memory.inputEmpty(place.entry), place.round ^ 1);
-          mbarrierExpect(memory.inputFull(place.entry), INPUT_BYTES);
-          copyBulk(memory.input(place.entry), from + (i64)panel * (TOKENS * 64), INPUT_BYTES, memory.inputFull(place.entry));
-          place.advance();
-        }
-      }
-    }
-  }
-}
-
-// ---- Warps that compute ----
-
-/** This thread's sums of a finished tile: one sequence, rows `row`, row + 1, row + 8 and row + 9 of both halves. */
+/** This thread's sums of a unit: one sequence, pairs `pair`, pair + 1, pair + 8 and pair + 9. */
 struct Sums {
   float2 upper[2], lower[2];
 };
 
-struct Computer {
+struct Finisher {
   const Step& step;
   const Memory& memory;
-  int rank;
+  const Member& member;
+  const Tags& tags;
+  u32 sent, sentNow = 0;
   RingPlace ring;
   InputPlace inputs;
-  u32 sent = 0;
 
   TY_INLINE int lane() const { return threadIdx.x & 31; }
   TY_INLINE int warpgroup() const { return threadIdx.x >> 7; }
-  /** Which rows and sequences of a tile this thread finishes: warps of a warpgroup share the rows and the sequences. */
-  TY_INLINE int row() const { return (threadIdx.x >> 5 & 1) * 16 + (lane() >> 2 & 6); }
+  /** Which unit of a tile, pairs of it and sequences this thread finishes. */
+  TY_INLINE int unit() const { return threadIdx.x >> 5 & 1; }
+  TY_INLINE int pair() const { return lane() >> 2 & 6; }
   TY_INLINE int ownTile() const { return threadIdx.x >> 6 & 1; }
   TY_INLINE int token() const {
-    const int pair = 2 * (lane() & 3) + (lane() >> 2 & 1);
-    return OWN_TOKENS < 8 ? rank / 2 * 8 + pair : rank * OWN_TOKENS + ownTile() * 8 + pair;
+    const int column = 2 * (lane() & 3) + (lane() >> 2 & 1);
+    return OWN_TOKENS < 8 ? member.rank / 2 * 8 + column : member.rank * OWN_TOKENS + ownTile() * 8 + column;
   }
+  TY_INLINE bool hasPart() const { return OWN_TOKENS >= 8 || (lane() & 3) / 2 == (member.rank & 1); }
   /** Whether this thread finishes anything: `token` is one of the block's and of the batch. */
-  TY_INLINE bool isOwner() const {
-    return ownTile() < OWN_TILES && token() < step.batch && (OWN_TOKENS >= 8 || (lane() & 3) / 2 == (rank & 1));
-  }
+  TY_INLINE bool isOwner() const { return ownTile() < OWN_TILES && token() < step.batch && hasPart(); }
 
-  TY_INLINE u32 wait() const {
-    mbarrierWait(memory.full(ring.entry), ring.round);
-    return memory.entry(ring.entry);
-  }
-  TY_INLINE void release(u32 barrier) const {
-    if (lane() == 0) mbarrierArrive(barrier);
-  }
-
-  /** d = this block's quarter of a tile. The inputs are let go with `isLast`, and are new where `isNew`. */
-  template <int K>
-  TY_INLINE void multiplyTile(float (&d)[GROUP_TOKENS / 2], bool isNew, bool isLast) {
-    constexpr int ENTRIES = K / RANKS / ENTRY_COLUMNS;
-    InputPlace at = inputs, usedInputs = inputs;
-    RingPlace used = ring;
-    const auto releaseUsed = [&] {
-      release(memory.empty(used.entry));
-      used.advance();
-      for (int half = 0; half < 2; half++) {
-        if (isLast) release(memory.inputEmpty(usedInputs.entry));
-        usedInputs.advance();
-      }
-    };
-#pragma unroll 1
-    for (int e = 0; e < ENTRIES; e++) {
-      const u32 weight = wait();
-      if (isNew) {
-        InputPlace next = at;
-        mbarrierWait(memory.inputFull(at.entry), at.round);
-        next.advance();
-        mbarrierWait(memory.inputFull(next.entry), next.round);
-      }
-      wgmmaFence();
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const u64 a = descriptorOfRows(weight + half * WEIGHT_PANEL_BYTES);
-        const u64 b = descriptorOfRows(memory.input(at.entry) + warpgroup() * (GROUP_TOKENS * PANEL_ROW_BYTES));
-#pragma unroll
-        for (int k = 0; k < 4; k++) multiplyPanels(d, advance(a, k * 32), advance(b, k * 32), e + half + k > 0);
-        at.advance();
-      }
-      wgmmaCommit();
-      ring.advance();
-      // The products before these are done.
-      wgmmaWait<1>();
-      if (e > 0) releaseUsed();
-    }
-    wgmmaWait<0>();
-    releaseUsed();
-    keepAfterWait(d);
-    if (isLast) inputs = at;
-  }
-
-  /** Where a block of this group finds the parts of a tile, in buffers by turns. */
-  TY_INLINE float* partsOf(int owner, u32 tile) const {
-    return step.partials + (i64)((blockIdx.x / RANKS * RANKS + owner) * BUFFERS + tile % BUFFERS) * EXCHANGE_FLOATS + lane() * 4;
-  }
-  /** The last bit of the parts of a tile; memory begins as zeros. */
-  static TY_INLINE u32 roundOf(u32 tile) { return tile / BUFFERS & 1 ^ 1; }
-
-  /** Sends what this block has of a tile to the blocks that own the sequences. */
-  TY_INLINE void send(const float (&d)[GROUP_TOKENS / 2]) {
-    const int warp = threadIdx.x >> 5 & 3;
-#pragma unroll
-    for (int j = 0; j < GROUP_TOKENS / 8; j++) {
-      const int token = warpgroup() * GROUP_TOKENS + j * 8 + 2 * (lane() & 3);
-      const int tile = OWN_TOKENS < 8 ? 0 : token % OWN_TOKENS / 8;
-      float* to = partsOf(token / OWN_TOKENS, sent) + ((rank * 4 + warp) * OWN_TILES + tile) * PART_FLOATS;
-      storePart(to, d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3], roundOf(sent));
-    }
-    sent++;
-  }
-
-  /** The sums of tile number `tile` of all that were sent, parts in the order of the ranks; lanes swap so that each has one sequence. */
-  TY_INLINE Sums sumsOfTile(u32 tile) const {
-    const float* parts = partsOf(rank, tile) + ((threadIdx.x >> 5 & 1) * OWN_TILES + ownTile()) * PART_FLOATS;
+  /** The sums of a unit of tile number `tile` of all that were sent, parts in the order of the ranks; lanes swap so that each has one sequence. */
+  TY_INLINE Sums sumsOf(u32 tile) const {
+    const float* parts = partsOf(step, member.group, member.rank, tile) + (unit() * 2 * OWN_TILES + ownTile()) * PART_FLOATS;
     const u32 round = roundOf(tile);
-    const bool isNeeded = OWN_TOKENS >= 8 || (lane() & 3) / 2 == (rank & 1);
-    uint4 x[2][RANKS];
-    bool isNew;
-    do {
-      isNew = true;
+    uint4 x[2][RANKS] = {};
+    // Asks again only for what was not there.
+    u32 missing = hasPart() ? (1 << 2 * RANKS) - 1 : 0;
+    while (missing != 0) {
 #pragma unroll
       for (int i = 0; i < 2 * RANKS; i++) {
-        uint4& part = x[i / RANKS][i % RANKS];
-        part = loadPart(parts + ((i % RANKS) * 4 + i / RANKS * 2) * OWN_TILES * PART_FLOATS);
+        if (missing >> i & 1) x[i / RANKS][i % RANKS] = loadWords(parts + (i % RANKS * 4 + i / RANKS) * OWN_TILES * PART_FLOATS);
       }
 #pragma unroll
       for (int i = 0; i < 2 * RANKS; i++) {
-        const uint4 part = x[i / RANKS][i % RANKS];
-        isNew &= ((part.x & part.y & part.z & part.w & 1) == round) && (((part.x | part.y | part.z | part.w) & 1) == round);
-      }
-    } while (!isNew && isNeeded);
-    __syncwarp();
-    float4 half[2];
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      half[h] = make_float4(0, 0, 0, 0);
-#pragma unroll
-      for (int r = 0; r < RANKS; r++) {
-        half[h].x += __uint_as_float(x[h][r].x & ~1u);
-        half[h].y += __uint_as_float(x[h][r].y & ~1u);
-        half[h].z += __uint_as_float(x[h][r].z & ~1u);
-        half[h].w += __uint_as_float(x[h][r].w & ~1u);
+        if (isOfRound(x[i / RANKS][i % RANKS], round)) missing &= ~(1u << i);
       }
     }
+    __syncwarp();
     Sums sums;
     const bool isOdd = lane() >> 2 & 1;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      const float4 x = half[h];
-      const float a = __shfl_xor_sync(0xffffffffu, isOdd ? x.x : x.y, 4), b = __shfl_xor_sync(0xffffffffu, isOdd ? x.z : x.w, 4);
+      float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll
+      for (int r = 0; r < RANKS; r++) {
+        sum.x += __uint_as_float(x[h][r].x & ~1u);
+        sum.y += __uint_as_float(x[h][r].y & ~1u);
+        sum.z += __uint_as_float(x[h][r].z & ~1u);
+        sum.w += __uint_as_float(x[h][r].w & ~1u);
+      }
+      const float a = __shfl_xor_sync(0xffffffffu, isOdd ? sum.x : sum.y, 4), b = __shfl_xor_sync(0xffffffffu, isOdd ? sum.z : sum.w, 4);
       float2* out = h == 0 ? sums.upper : sums.lower;
-      out[0] = isOdd ? make_float2(a, x.y) : make_float2(x.x, a);
-      out[1] = isOdd ? make_float2(b, x.w) : make_float2(x.z, b);
+      out[0] = isOdd ? make_float2(a, sum.y) : make_float2(sum.x, a);
+      out[1] = isOdd ? make_float2(b, sum.w) : make_float2(sum.z, b);
     }
     return sums;
   }
 
   /**
-   * This block's tiles of a product of K inputs. A tile is sent when it is multiplied, and the one before it finished then, by the
-   * warpgroups in turns, while the other one goes on. Before a tile is sent all warps have read the parts of the last but one.
-   * So four buffers are enough: who had all parts of tile n - 2 knows that nobody still reads those of n - 4.
-   * `prepare(tile)` loads what `finish(tile, operands, sums)` needs beside the sums.
+   * Looks whether all inputs of a product that were brought are new, brings what is not once more, and takes tags off that would count.
+   * CHECKERS warps share each panel.
    */
-  template <int K, typename Prepare, typename Finish>
-  TY_INLINE void product(int first, int tiles, Prepare&& prepare, Finish&& finish) {
-    constexpr bool isStreamed = K / RANKS / 64 > INPUT_PANELS;
-    const int step = gridDim.x / RANKS;
-    for (int tile = first; tile < tiles + step; tile += step) {
-      const u32 before = sent - 1;
-      if (tile < tiles) {
-        float d[GROUP_TOKENS / 2];
-        multiplyTile<K>(d, isStreamed || tile == first, isStreamed || tile + step >= tiles);
-        if (tile > first) blockSync();
-        send(d);
+  TY_INLINE void checkInputs(int phase, int layer) {
+    constexpr int PIECES = TOKENS * 8 / CHECKERS;
+    const Inputs wanted(step, tags, phase, layer, member.rank);
+    // A piece is 16 bytes, a row of a panel eight of them; from this lane's row on there are so many sequences.
+    const int warp = threadIdx.x >> 5, from = warp % CHECKERS * PIECES + lane(), rows = step.batch - from / 8;
+    const u32 bits = wanted.tag ? TAG_BITS : 0;
+    const int panels = panelsOf(phase);
+    for (int panel = 0; panel < panels; panel++, inputs.advance()) {
+      if (inputs.entry % (WARPS / CHECKERS) != warp / CHECKERS) continue;
+      mbarrierWait(memory.inputFull(inputs.entry), inputs.round);
+      const u32 base = memory.input(inputs.entry) + from * 16;
+      uint4 x[PIECES / 32];
+#pragma unroll
+      for (int i = 0; i < PIECES / 32; i++) x[i] = loadPiece(base + i * 512);
+      // Bits that are not those of the tag, of all pieces of sequences that there are.
+      u32 wrong = 0;
+#pragma unroll
+      for (int i = 0; i < PIECES / 32; i++) {
+        const u32 of = (x[i].x ^ bits) | (x[i].y ^ bits) | (x[i].z ^ bits) | (x[i].w ^ bits);
+        if (i * 4 < rows) wrong |= of;
       }
-      if (tile > first && warpgroup() == (before & 1) && ownTile() < OWN_TILES) {
-        const auto operands = prepare(tile - step);
-        const Sums sums = sumsOfTile(before);
-        finish(tile - step, operands, sums);
+      if (!IS_SCALED || __any_sync(0xffffffffu, (wrong & TAG_BITS) != 0)) {
+#pragma unroll
+        for (int i = 0; i < PIECES / 32; i++) {
+          while (i * 4 < rows && !isTagged(x[i], wanted.tag)) {
+            x[i] = loadWords(wanted.from + (i64)panel * (TOKENS * 64) + (from + i * 32) * 8);
+          }
+          storeShared16(base + i * 512, withoutTag(x[i]));
+        }
+        fenceAsyncProxy();
+        __syncwarp();
       }
+      if (lane() == 0) mbarrierArrive(memory.inputChecked(inputs.entry));
     }
-    blockSync();
+  }
+
+  /**
+   * Finishes this warpgroup's tiles of a product and says so. `begin()` is called once when the inputs of the product are there;
+   * `prepare(unit)` loads what `finish(unit, operands, sums)` needs beside the sums.
+   */
+  template <typename Begin, typename Prepare, typename Finish>
+  TY_INLINE void product(int phase, int layer, const Share& share, Begin&& begin, Prepare&& prepare, Finish&& finish) {
+    bool hasTile = false;
+    // What is streamed comes once more for each tile.
+    const bool isStreamed = panelsOf(phase) > INPUT_PANELS;
+    checkInputs(phase, layer);
+    for (int first = share.first; first < share.end; first += TILE_UNITS, sent++, sentNow++) {
+      const int units = min(TILE_UNITS, share.end - first);
+      ring.skip(entriesOf(phase, units));
+      if (isStreamed && first + TILE_UNITS < share.end) checkInputs(phase, layer);
+      if (((first - share.first) / TILE_UNITS & 1) != warpgroup()) continue;
+      const bool isFirst = !hasTile;
+      hasTile = true;
+      if (ownTile() >= OWN_TILES) continue;
+      if (isFirst) {
+        while (loadReady(memory.ready()) < numberOf(phase, layer)) {
+        }
+        begin();
+      }
+      const bool isNeeded = unit() < units;
+      const auto operands = prepare(first + (isNeeded ? unit() : 0));
+      // Before this block has sent its part, asking for the others' would only keep the second-level cache busy.
+      mbarrierWait(memory.sent(sentNow % FINISHERS), sentNow / FINISHERS & 1);
+      wait(PATIENCE);
+      Sums sums;
+      if (isNeeded) sums = sumsOf(sent);
+      if (lane() == 0) mbarrierArrive(memory.read(sentNow % FINISHERS));
+      if (isNeeded) finish(first + unit(), operands, sums);
+    }
+    if (hasTile && phase != HEAD) {
+      barrierSync(2 + warpgroup(), 128);
+      if (threadIdx.x % 128 == 0) arriveRelaxed(step, phase);
+    }
+  }
+
+  /** Two columns of a head, of what the warps from `first` to before `end` have of it. */
+  TY_INLINE float2 mergedPair(const float* stats, const float* outputs, int first, int end, int row, int dim) const {
+    float top = LOWEST, total = 0;
+    float2 value = make_float2(0, 0);
+    for (int w = first; w < end; w++) top = fmaxf(top, stats[2 * (w * HEAD_ROWS + row)]);
+    for (int w = first; w < end; w++) {
+      const int at = w * HEAD_ROWS + row;
+      const float factor = exp2Fast(stats[2 * at] - top);
+      const float2 part = *reinterpret_cast<const float2*>(outputs + at * HEAD_DIM + dim);
+      total += stats[2 * at + 1] * factor;
+      value.x += part.x * factor;
+      value.y += part.y * factor;
+    }
+    return make_float2(value.x / total, value.y / total);
   }
 
   /** Softmax attention of this block's items. */
-  TY_INLINE void attend(const Layer& layer, int work, float* area, scalar_t* mixed) {
+  TY_INLINE void attend(int layer, int work, u32 tag, float* area) {
     const int warp = threadIdx.x >> 5, teamWarps = step.teamWarps, teams = teamsOf(step), team = warp / teamWarps, member = warp % teamWarps;
     float* stats = area;
     float* outputs = area + 2 * WARPS * HEAD_ROWS;
@@ -437,85 +185,73 @@ struct Computer {
     // Positions of a chunk that this warp takes, and of how many chunks it takes which.
     const int part = member % UNITS * 16, turn = member / UNITS, turns = teamWarps / UNITS;
     HeadAttention attention;
-    Newest newest;
-    if (own.chunks > 0) {
-      attention.load(step, own.sequence, own.kvHead);
-      newest.load(step, layer, own.sequence, own.kvHead);
-    }
+    TaggedHeads heads(attention, step, min(own.sequence, step.batch - 1), own.kvHead);
+    heads.awaitQueries(attention, tag);
     for (int chunk = 0; chunk < max(own.chunks, otherChunks); chunk++) {
 #pragma unroll
       for (int which = 0; which < 2; which++) {
         const bool isOwn = which == team;
         if (chunk >= (isOwn ? own.chunks : otherChunks)) continue;
-        const u32 at = wait();
+        mbarrierWait(memory.full(ring.entry), ring.round);
+        const u32 at = memory.entry(ring.entry);
         const int count = own.length - chunk * CHUNK_POSITIONS - part;
         if (isOwn && count > 0 && (chunk & (turns - 1)) == turn) {
-          if (count <= 16) newest.patch(at, part + count - 1, part + 16);
-          attention.take(at, part, count, step.scale * LOG2_E);
+          if (count <= 16) heads.awaitNewest(tag).patch(at, part + count - 1, part + 16);
+          attention.take(at, part, count, step.scale * LOG2_E * untagScale(tag));
         }
         __syncwarp();
-        release(memory.empty(ring.entry));
+        if (lane() == 0) mbarrierArrive(memory.empty(ring.entry));
         ring.advance();
       }
     }
     attention.store(stats + 2 * warp * HEAD_ROWS, outputs + warp * HEAD_ROWS * HEAD_DIM);
     blockSync();
-    if (own.chunks > 0) {
-      for (int i = (threadIdx.x - team * teamWarps * 32) * 2; i < GROUP_HEADS * HEAD_DIM; i += teamWarps * 64) {
-        MergedHead a, b;
-        const int from = team * teamWarps, row = i / HEAD_DIM, dim = i % HEAD_DIM;
-        const float x = a.value(stats, outputs, from, from + teamWarps, row, dim);
-        const float y = b.value(stats, outputs, from, from + teamWarps, row, dim + 1);
-        *reinterpret_cast<u32*>(inPanels(mixed, own.kvHead * GROUP_HEADS * HEAD_DIM + i, own.sequence)) = packPair(x, y);
-      }
+    const int first = team * teamWarps;
+#pragma unroll 2
+    for (int i = threadIdx.x - first * 32; own.chunks > 0 && i < GROUP_HEADS * HALF_DIM; i += teamWarps * 32) {
+      const float2 x = mergedPair(stats, outputs, first, first + teamWarps, i / HALF_DIM, i % HALF_DIM * 2);
+      storeTagged(inPanels(step.mixed, own.kvHead * GROUP_HEADS * HEAD_DIM + 2 * i, own.sequence), x.x, x.y, tag);
     }
-    // The area belongs to the copies of inputs.
     fenceAsyncProxy();
     blockSync();
   }
 };
 
-/** Sums of squares of parts of a sequence, of which RMSNorm's scale is made: [HIDDEN / 32][TOKENS]; four lanes share a sequence. */
-constexpr int SQUARES = HIDDEN / 32;
-TY_INLINE float scaleOf(const Step& step, int token) {
-  float sum = 0;
-  const int lane = threadIdx.x & 31;
+/**
+ * Of RMSNorm, from the sums of squares of parts of a sequence, [HIDDEN / 32][TOKENS], whose last bits are their tags: four lanes share a sequence.
+ */
+TY_INLINE float scaleOf(const Step& step, const float* squares, u32 tag, int token) {
+  constexpr int COUNT = HIDDEN / 32 / 4;
+  const float* from = squares + (threadIdx.x & 31) / 8 * TOKENS + token;
+  float sum;
+  bool isNew;
+  do {
+    u32 x[COUNT];
+    sum = 0;
+    isNew = true;
 #pragma unroll
-  for (int i = 0; i < SQUARES / 4; i++) sum += loadShared(step.squares + (i * 4 + (lane >> 3)) * TOKENS + token);
+    for (int i = 0; i < COUNT; i++) x[i] = loadWord(from + i * 4 * TOKENS);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      isNew &= token >= step.batch || (x[i] & 1) == tag;
+      sum += __uint_as_float(x[i] & ~1u);
+    }
+  } while (!isNew);
+  __syncwarp();
   sum += __shfl_xor_sync(0xffffffffu, sum, 8);
   sum += __shfl_xor_sync(0xffffffffu, sum, 16);
   return rsqrtf(sum / HIDDEN + step.eps);
 }
 
-/** The scale of a sequence, waited for once, when the first tile of a product needs it. */
-struct LateScale {
-  float value = 0;
-  bool isThere = false;
-
-  TY_INLINE void await(const Step& step, int token) {
-    if (!isThere) value = scaleOf(step, token), isThere = true;
-  }
-};
-
-TY_INLINE float2 unpackPair(u32 x) {
-  scalar_t low, high;
-  low.bits = (u16)x;
-  high.bits = (u16)(x >> 16);
-  return make_float2(toFloat(low), toFloat(high));
-}
-TY_INLINE u32 constantPair(const scalar_t* p) { return *reinterpret_cast<const u32*>(p); }
-
-/** The residual stream starts as the tokens' embeddings: a warp a sequence and tile. */
-TY_INLINE void embedTokens(const Step& step, const scalar_t* norm) {
+/** The inputs of the first layer, from the tokens' embeddings: a warp a sequence and 64 columns. */
+TY_INLINE void embedTokens(const Step& step, const scalar_t* norm, u32 tag) {
   const int lane = threadIdx.x & 31;
   for (int task = blockIdx.x * WARPS + (threadIdx.x >> 5); task < step.batch * (HIDDEN / 64); task += gridDim.x * WARPS) {
     const int token = task / (HIDDEN / 64), tile = task % (HIDDEN / 64), column = tile * 64 + lane * 2;
-    const u32 x = constantPair(step.table + (i64)step.tokens[token] * HIDDEN + column);
-    const float2 pair = unpackPair(x), weight = unpackPair(constantPair(norm + column));
-    *reinterpret_cast<u32*>(step.stream + (i64)token * HIDDEN + column) = x;
-    *reinterpret_cast<u32*>(inPanels(step.scaled, column, token)) = packPair(pair.x * weight.x, pair.y * weight.y);
+    const float2 pair = unpackPair(constantPair(step.table + (i64)step.tokens[token] * HIDDEN + column)), weight = unpackPair(constantPair(norm + column));
+    storeTagged(inPanels(scaledOf(step, false), column, token), pair.x * weight.x, pair.y * weight.y, tag);
     const float sum = warpSum(pair.x * pair.x + pair.y * pair.y);
-    if (lane < 2) step.squares[(tile * 2 + lane) * TOKENS + token] = lane == 0 ? sum : 0;
+    if (lane < 2) storeTaggedFloat(squaresOf(step, false) + (tile * 2 + lane) * TOKENS + token, lane == 0 ? sum : 0, tag);
   }
 }
 
@@ -528,177 +264,204 @@ struct Angles {
   float2 cos[2], sin[2];
 };
 
-TY_KERNEL __launch_bounds__(THREADS + 64, 1) decode_step_many(const Step step) {
-  extern __shared__ __align__(1024) u8 sharedMemory[];
-  const Memory memory{sharedAddress(sharedMemory)};
-  const int rank = blockIdx.x % RANKS, warp = threadIdx.x >> 5;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < RING_ENTRIES + INPUT_PANELS; i++) {
-      mbarrierInit(memory.full(i), 1);
-      mbarrierInit(memory.empty(i), WARPS);
-    }
-    mbarrierInitFence();
-  }
-  __syncthreads();
-  const TensorMap* maps = reinterpret_cast<const TensorMap*>(step.maps);
-  if (warp == WARPS && (threadIdx.x & 31) == 0) {
-    Producer producer{step, memory, maps, rank};
-    producer.run();
-  } else if (warp == WARPS + 1 && (threadIdx.x & 31) == 0) {
-    bringInputs(step, memory, rank);
-  } else if (warp < WARPS) {
-    Computer computer{step, memory, rank};
-    // Tiles that this group has sent since its buffers were zeros.
-    u32* sent = step.counters + COUNTERS * COUNTER_WORDS + blockIdx.x / RANKS;
-    computer.sent = *sent;
-    const Layer* layers = step.layers;
-    float* area = reinterpret_cast<float*>(sharedMemory + INPUTS_AT);
-    const int token = computer.token(), row = computer.row();
-    const bool isOwner = computer.isOwner();
-    Rotation tiles(blockIdx.x / RANKS, gridDim.x / RANKS), items(blockIdx.x, gridDim.x);
-    embedTokens(step, layers[0].inputNorm);
-    blockSync();
-    arrive(step, EMBED);
+/** What finishes each product of a step, and its attention: all of the step but copies and products themselves. */
+TY_INLINE void finishAll(const Step& step, const Memory& memory, const Member& member, u32* sent, float* area) {
+  const Tags tags(step);
+  Finisher finisher{step, memory, member, tags, *sent};
+  const Layer* layers = step.layers;
+  const int token = finisher.token(), pair = finisher.pair();
+  const bool isOwner = finisher.isOwner();
+  Dealer dealer(member);
+  Rotation items(blockIdx.x, gridDim.x);
+  embedTokens(step, layers[0].inputNorm, tags.into(0));
+  blockSync();
+  if (threadIdx.x == 0) arriveRelaxed(step, EMBED);
 
-    const auto loadResidual = [&](int tile, const scalar_t* norm) {
-      Residual x = {};
+  // What products are scaled by, and the tag of what is made of them.
+  float scale;
+  u32 tag;
+  const auto columnOf = [&](int unit, int i) { return unit * 2 * UNIT_PAIRS + pair + i % 2 * 8 + i / 2 * UNIT_PAIRS; };
+  // The stream begins as the embedding; after that it is what this thread wrote.
+  const auto loadResidual = [&](int unit, const scalar_t* norm, bool isBegin) {
+    Residual x = {};
+    const scalar_t* from = isBegin && isOwner ? step.table + (i64)step.tokens[token] * HIDDEN : step.stream + (i64)token * HIDDEN;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      if (isOwner) x.old[i / 2][i % 2] = loadSharedPair(from + columnOf(unit, i));
+      x.norm[i / 2][i % 2] = constantPair(norm + columnOf(unit, i));
+    }
+    return x;
+  };
+  const auto addToStream = [&](int unit, const Residual& x, const Sums& sums, bool isInner) {
+    float squares = 0;
+    if (isOwner) {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const int column = tile * 64 + row + i % 2 * 8 + i / 2 * 32;
-        if (isOwner) x.old[i / 2][i % 2] = loadSharedPair(step.stream + (i64)token * HIDDEN + column);
-        x.norm[i / 2][i % 2] = constantPair(norm + column);
-      }
-      return x;
-    };
-    const auto addToStream = [&](int tile, const Residual& x, const Sums& sums) {
-      float squares = 0;
-      if (isOwner) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const int column = tile * 64 + row + i % 2 * 8 + i / 2 * 32;
-          const float2 old = unpackPair(x.old[i / 2][i % 2]), norm = unpackPair(x.norm[i / 2][i % 2]);
-          const float2 sum = (i / 2 == 0 ? sums.upper : sums.lower)[i % 2];
-          const u32 rounded = packPair(old.x + sum.x, old.y + sum.y);
-          const float2 y = unpackPair(rounded);
-          *reinterpret_cast<u32*>(step.stream + (i64)token * HIDDEN + column) = rounded;
-          *reinterpret_cast<u32*>(inPanels(step.scaled, column, token)) = packPair(y.x * norm.x, y.y * norm.y);
-          squares += y.x * y.x + y.y * y.y;
-        }
-      }
-      squares += __shfl_xor_sync(0xffffffffu, squares, 8);
-      squares += __shfl_xor_sync(0xffffffffu, squares, 16);
-      if (isOwner && computer.lane() < 8) step.squares[(tile * 2 + row / 16) * TOKENS + token] = squares;
-    };
-
-    for (int l = 0; l < step.numLayers; l++) {
-      const Layer layer = layers[l];
-      constexpr int QKV_TILES_64 = QKV_ROWS / 64, STREAM_TILES = HIDDEN / 64, FEED_FORWARD_TILES = FEED_FORWARD / 32;
-      if (const int first = tiles.next(QKV_TILES_64); first < QKV_TILES_64) {
-        LateScale scale;
-        computer.product<HIDDEN>(first, QKV_TILES_64, [&](int tile) {
-          scale.await(step, token);
-          Angles angles = {};
-          if (isOwner) {
-            const i64 at = (i64)positionOf(step, token) * HALF_DIM + tile % HEAD_TILES * 32 + row;
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-              angles.cos[i] = *reinterpret_cast<const float2*>(step.cos + at + i * 8);
-              angles.sin[i] = *reinterpret_cast<const float2*>(step.sin + at + i * 8);
-            }
-          }
-          return angles;
-        }, [&](int tile, const Angles& angles, const Sums& sums) {
-          if (!isOwner) return;
-          const int head = tile / HEAD_TILES, dim = tile % HEAD_TILES * 32 + row;
-          const i64 cached = ((i64)token * step.capacity + positionOf(step, token)) * KV_WIDTH + dim;
-          scalar_t* to = head < HEADS              ? step.q + (i64)token * Q_WIDTH + head * HEAD_DIM + dim
-                         : head < HEADS + KV_HEADS ? layer.keys + cached + (head - HEADS) * HEAD_DIM
-                                                   : layer.values + cached + (head - HEADS - KV_HEADS) * HEAD_DIM;
-#pragma unroll
-          for (int i = 0; i < 2; i++) {
-            float2 upper = make_float2(sums.upper[i].x * scale.value, sums.upper[i].y * scale.value);
-            float2 lower = make_float2(sums.lower[i].x * scale.value, sums.lower[i].y * scale.value);
-            if (head < HEADS + KV_HEADS) {
-              const float2 c = angles.cos[i], s = angles.sin[i];
-              const float2 turned = make_float2(upper.x * c.x - lower.x * s.x, upper.y * c.y - lower.y * s.y);
-              lower = make_float2(lower.x * c.x + upper.x * s.x, lower.y * c.y + upper.y * s.y);
-              upper = turned;
-            }
-            *reinterpret_cast<u32*>(to + i * 8) = packPair(upper.x, upper.y);
-            *reinterpret_cast<u32*>(to + i * 8 + HALF_DIM) = packPair(lower.x, lower.y);
-          }
-        });
-        arrive(step, QKV);
-      }
-      const int work = attendWorkOf(step);
-      if (const int first = items.next(work); first < work) {
-        await(step, QKV, expectedOf(step, QKV, l));
-        for (int at = first; at < work; at += gridDim.x) computer.attend(layer, at, area, step.mixed);
-        arrive(step, ATTEND);
-      }
-      if (const int first = tiles.next(STREAM_TILES); first < STREAM_TILES) {
-        computer.product<Q_WIDTH>(first, STREAM_TILES, [&](int tile) { return loadResidual(tile, layer.postNorm); }, addToStream);
-        arrive(step, O);
-      }
-      if (const int first = tiles.next(FEED_FORWARD_TILES); first < FEED_FORWARD_TILES) {
-        LateScale scale;
-        computer.product<HIDDEN>(first, FEED_FORWARD_TILES, [&](int) {
-          scale.await(step, token);
-          return Nothing();
-        }, [&](int tile, Nothing, const Sums& sums) {
-          if (!isOwner) return;
-#pragma unroll
-          for (int i = 0; i < 2; i++) {
-            const float x = silu(sums.upper[i].x * scale.value) * (sums.lower[i].x * scale.value);
-            const float y = silu(sums.upper[i].y * scale.value) * (sums.lower[i].y * scale.value);
-            *reinterpret_cast<u32*>(inPanels(step.activated, tile * 32 + row + i * 8, token)) = packPair(x, y);
-          }
-        });
-        arrive(step, GATE_UP);
-      }
-      const scalar_t* nextNorm = l + 1 < step.numLayers ? layers[l + 1].inputNorm : step.finalNorm;
-      if (const int first = tiles.next(STREAM_TILES); first < STREAM_TILES) {
-        computer.product<FEED_FORWARD>(first, STREAM_TILES, [&](int tile) { return loadResidual(tile, nextNorm); }, addToStream);
-        arrive(step, DOWN);
+        const float2 old = unpackPair(x.old[i / 2][i % 2]), norm = unpackPair(x.norm[i / 2][i % 2]);
+        const float2 sum = (i / 2 == 0 ? sums.upper : sums.lower)[i % 2];
+        const u32 rounded = packPair(old.x + sum.x * scale, old.y + sum.y * scale);
+        const float2 y = unpackPair(rounded);
+        *reinterpret_cast<u32*>(step.stream + (i64)token * HIDDEN + columnOf(unit, i)) = rounded;
+        storeTagged(inPanels(scaledOf(step, isInner), columnOf(unit, i), token), y.x * norm.x, y.y * norm.y, tag);
+        squares += y.x * y.x + y.y * y.y;
       }
     }
-
-    const int tileCount = pairTilesOf(HEAD, step.vocabSize);
-    LateScale scale;
-    u64 best = 0;
-    if (const int first = tiles.next(tileCount); first < tileCount) {
-      computer.product<HIDDEN>(first, tileCount, [&](int) {
-        scale.await(step, token);
-        return Nothing();
-      }, [&](int tile, Nothing, const Sums& sums) {
-        if (!isOwner) return;
+    squares += __shfl_xor_sync(0xffffffffu, squares, 8);
+    squares += __shfl_xor_sync(0xffffffffu, squares, 16);
+    if (isOwner && finisher.lane() < 8) storeTaggedFloat(squaresOf(step, isInner) + unit * TOKENS + token, squares, tag);
+  };
+  const auto loadAngles = [&](int unit) {
+    Angles angles = {};
+    if (isOwner) {
+      const i64 at = (i64)nextPosition[token] * HALF_DIM + unit % HEAD_UNITS * UNIT_PAIRS + pair;
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-          const float2 pair = (i / 4 == 0 ? sums.upper : sums.lower)[i / 2 % 2];
-          const int id = tile * 64 + i / 4 * 32 + row + i / 2 % 2 * 8 + i % 2;
-          if (id >= step.vocabSize) continue;
-          const float logit = (i % 2 == 0 ? pair.x : pair.y) * scale.value;
-          best = larger(best, rankOf(logit, id));
-          if (step.logits != nullptr) step.logits[(i64)token * step.vocabSize + id] = logit;
-        }
-      });
+      for (int i = 0; i < 2; i++) {
+        angles.cos[i] = *reinterpret_cast<const float2*>(step.cos + at + i * 8);
+        angles.sin[i] = *reinterpret_cast<const float2*>(step.sin + at + i * 8);
+      }
     }
-    // The area is free: nothing comes after the head.
-    u64* bests = reinterpret_cast<u64*>(area);
-    bests[threadIdx.x] = isOwner ? best : 0;
+    return angles;
+  };
+  const auto storeHeads = [&](const Layer& layer, int unit, const Angles& angles, const Sums& sums) {
+    if (!isOwner) return;
+    const int head = unit / HEAD_UNITS, dim = unit % HEAD_UNITS * UNIT_PAIRS + pair;
+    const i64 cached = ((i64)token * step.capacity + nextPosition[token]) * KV_WIDTH + dim;
+    scalar_t* to = step.q + (i64)token * QKV_ROWS + head * HEAD_DIM + dim;
+    scalar_t* cache = head < HEADS              ? nullptr
+                      : head < HEADS + KV_HEADS ? layer.keys + cached + (head - HEADS) * HEAD_DIM
+                                                : layer.values + cached + (head - HEADS - KV_HEADS) * HEAD_DIM;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float2 upper = make_float2(sums.upper[i].x * scale, sums.upper[i].y * scale);
+      float2 lower = make_float2(sums.lower[i].x * scale, sums.lower[i].y * scale);
+      if (head < HEADS + KV_HEADS) {
+        const float2 c = angles.cos[i], s = angles.sin[i];
+        const float2 turned = make_float2(upper.x * c.x - lower.x * s.x, upper.y * c.y - lower.y * s.y);
+        lower = make_float2(lower.x * c.x + upper.x * s.x, lower.y * c.y + upper.y * s.y);
+        upper = turned;
+      }
+      storeTagged(to + i * 8, upper.x, upper.y, tag);
+      storeTagged(to + i * 8 + HALF_DIM, lower.x, lower.y, tag);
+      if (cache != nullptr) {
+        *reinterpret_cast<u32*>(cache + i * 8) = packPair(upper.x, upper.y);
+        *reinterpret_cast<u32*>(cache + i * 8 + HALF_DIM) = packPair(lower.x, lower.y);
+      }
+    }
+  };
+  const auto storeActivated = [&](int unit, Nothing, const Sums& sums) {
+    if (!isOwner) return;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const float x = silu(sums.upper[i].x * scale) * (sums.lower[i].x * scale);
+      const float y = silu(sums.upper[i].y * scale) * (sums.lower[i].y * scale);
+      storeTagged(inPanels(step.activated, unit * UNIT_PAIRS + pair + i * 8, token), x, y, tag);
+    }
+  };
+  u64 best = 0;
+  const auto rankLogits = [&](int unit, Nothing, const Sums& sums) {
+    if (!isOwner) return;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const float2 two = (i / 4 == 0 ? sums.upper : sums.lower)[i / 2 % 2];
+      const int id = columnOf(unit, i / 2) + i % 2;
+      if (id >= step.vocabSize) continue;
+      const float logit = (i % 2 == 0 ? two.x : two.y) * scale;
+      best = larger(best, rankOf(logit, id));
+      if (step.logits != nullptr) step.logits[(i64)token * step.vocabSize + id] = logit;
+    }
+  };
+  const auto nothing = [](int) { return Nothing(); };
+
+  forEachPhase(step, [&](int l) {
+    const int work = attendWorkOf(step);
+    const int first = items.next(work);
+    if (first >= work) return;
+    if (threadIdx.x == 0) awaitRelaxed(step, QKV, expectedOf(step, QKV, l));
     blockSync();
-    const int own = threadIdx.x;
-    if (own < OWN_TOKENS && rank * OWN_TOKENS + own < step.batch) {
-      u64 top = 0;
-      // Threads of this sequence: lanes of its pair and parity, in every warp of its eight.
-      const int pair = OWN_TOKENS < 8 ? rank % 2 * 4 + own : own % 8, tile = OWN_TOKENS < 8 ? 0 : own / 8;
-      for (int w = 0; w < WARPS; w++) {
-        if ((w >> 1 & 1) != tile) continue;
-        for (int g = pair & 1; g < 8; g += 2) top = larger(top, bests[w * 32 + g * 4 + pair / 2]);
-      }
-      step.best[(i64)(rank * OWN_TOKENS + own) * (gridDim.x / RANKS) + blockIdx.x / RANKS] = top;
+    for (int at = first; at < work; at += gridDim.x) finisher.attend(l, at, tags.of(l), area);
+    if (threadIdx.x == 0) arriveRelaxed(step, ATTEND);
+  }, [&](int phase, int l) {
+    const Share share = dealer.next(step, phase);
+    if (share.first >= share.end) return;
+    const auto finish = [&](auto&& begin, auto&& prepare, auto&& end) { finisher.product(phase, l, share, begin, prepare, end); };
+    const bool isFirst = phase == QKV || phase == HEAD, isInner = phase == O;
+    const u32 inputTag = isFirst ? tags.into(l) : tags.of(l);
+    const auto loadScale = [&] { scale = scaleOf(step, squaresOf(step, !isFirst), inputTag, token) * untagScale(inputTag); };
+    tag = phase == DOWN ? tags.into(l + 1) : tags.of(l);
+    if (phase == QKV) {
+      const Layer layer = layers[l];
+      finish(loadScale, loadAngles, [&](int unit, const Angles& angles, const Sums& sums) { storeHeads(layer, unit, angles, sums); });
+    } else if (phase == GATE_UP) {
+      finish(loadScale, nothing, storeActivated);
+    } else if (phase == HEAD) {
+      finish(loadScale, nothing, rankLogits);
+    } else {
+      const scalar_t* norm = isInner ? layers[l].postNorm : l + 1 < step.numLayers ? layers[l + 1].inputNorm : step.finalNorm;
+      scale = untagScale(inputTag);
+      finish([] {}, [&](int unit) { return loadResidual(unit, norm, isInner && l == 0); },
+             [&](int unit, const Residual& x, const Sums& sums) { addToStream(unit, x, sums, isInner); });
     }
-    if (rank == 0 && threadIdx.x == 0) *sent = computer.sent;
-    finishStep(step, gridDim.x / RANKS);
+  });
+
+  // The area is free when all that comes there has been multiplied.
+  u64* bests = reinterpret_cast<u64*>(area);
+  barrierSync(ALL_MULTIPLIED, THREADS + 32 * MULTIPLIERS);
+  bests[threadIdx.x] = isOwner ? best : 0;
+  blockSync();
+  const int own = threadIdx.x, sequence = member.rank * OWN_TOKENS + own;
+  if (own < OWN_TOKENS && sequence < step.batch) {
+    u64 top = 0;
+    // Threads of this sequence: lanes of its column, in every warp of its eight.
+    const int column = OWN_TOKENS < 8 ? member.rank % 2 * 4 + own : own % 8, tile = OWN_TOKENS < 8 ? 0 : own / 8;
+    for (int w = 0; w < WARPS; w++) {
+      if ((w >> 1 & 1) != tile) continue;
+      for (int g = column & 1; g < 8; g += 2) top = larger(top, bests[w * 32 + g * 4 + column / 2]);
+    }
+    step.best[(i64)sequence * member.groups + member.group] = top;
+  }
+  if (member.rank == 0 && threadIdx.x == 0) *sent = finisher.sent;
+  if (finishStep(step, member.groups) && threadIdx.x == 0) step.counters[EPOCH_AT]++;
+}
+
+TY_KERNEL __launch_bounds__(32 * ALL_WARPS, 1) decode_step_many(const Step step) {
+  extern __shared__ __align__(1024) u8 sharedMemory[];
+  const Memory memory{sharedAddress(sharedMemory)};
+  const Member member;
+  const int warp = threadIdx.x >> 5;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < RING_ENTRIES; i++) {
+      mbarrierInit(memory.full(i), 1);
+      // The warps that attend, or those that multiply, which count twice.
+      mbarrierInit(memory.empty(i), WARPS);
+    }
+    for (int i = 0; i < INPUT_PANELS; i++) {
+      mbarrierInit(memory.inputFull(i), 1);
+      mbarrierInit(memory.inputEmpty(i), MULTIPLIERS);
+      mbarrierInit(memory.inputChecked(i), CHECKERS);
+    }
+    for (int i = 0; i < FINISHERS; i++) {
+      mbarrierInit(memory.sent(i), MULTIPLIERS);
+      mbarrierInit(memory.read(i), OWN_TILES == 1 ? 2 : 4);
+    }
+    storeReady(memory.ready(), 0);
+    mbarrierInitFence();
+  }
+  if ((int)threadIdx.x < step.batch) nextPosition[threadIdx.x] = positionOf(step, threadIdx.x);
+  __syncthreads();
+  // Tiles that this group has sent since its buffers were zeros.
+  u32* sent = step.counters + COUNTERS * COUNTER_WORDS + member.group;
+  if (warp < WARPS) {
+    increaseRegisters<FINISHER_REGISTERS>();
+    finishAll(step, memory, member, sent, reinterpret_cast<float*>(sharedMemory + INPUTS_AT));
+  } else if (warp < WARPS + MULTIPLIERS) {
+    decreaseRegisters<MULTIPLIER_REGISTERS>();
+    Multiplier multiplier{step, memory, member, *sent};
+    multiplier.run();
+    barrierArrive(ALL_MULTIPLIED, THREADS + 32 * MULTIPLIERS);
+  } else {
+    decreaseRegisters<COPIER_REGISTERS>();
+    const bool isFirst = threadIdx.x % 32 == 0;
+    if (warp == WARPS + MULTIPLIERS && isFirst) Copier{step, memory, member}.run();
+    if (warp == WARPS + MULTIPLIERS + 1 && isFirst) bringInputs(step, memory, member);
   }
 }

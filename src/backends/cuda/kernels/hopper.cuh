@@ -109,6 +109,11 @@ TY_INLINE void addFloats(float* global, u32 shared, u32 bytes) {
                "r"(bytes)
                : "memory");
 }
+TY_INLINE void addIntegers(void* global, u32 shared, u32 bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.s32 [%0], [%1], %2;" ::"l"(global), "r"(shared),
+               "r"(bytes)
+               : "memory");
+}
 /** Copies a box from shared to global memory, what lies inside the tensor; closed and waited for like storeBytes. */
 TY_INLINE void storeBox(const TensorMap& map, u32 shared, int c0, int c1, int c2, int c3) {
   asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),

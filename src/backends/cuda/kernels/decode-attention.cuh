@@ -65,21 +65,6 @@ struct HeadAttention {
   float maximum[2] = {LOWEST, LOWEST}, sum[2] = {0, 0};
   float out[2 * STEPS][4] = {};
 
-  /** The queries of key-value head `kvHead`. */
-  TY_INLINE void load(const Step& step, int sequence, int kvHead) {
-    const int g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
-    const scalar_t* from = step.q + (i64)sequence * Q_WIDTH + kvHead * GROUP_HEADS * HEAD_DIM + 2 * t;
-#pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int row = g + i % 2 * 8;
-        q[s][i] = 0;
-        if (row < GROUP_HEADS) q[s][i] = loadSharedPair(from + row * HEAD_DIM + s * 16 + i / 2 * 8);
-      }
-    }
-  }
-
   /** Takes 16 positions of a chunk, from row `first` on, `count` of which there are. */
   TY_INLINE void take(u32 chunk, int first, int count, float scale) {
     const u32 keys = chunk, values = chunk + 2 * BOX_BYTES;

@@ -1,5 +1,5 @@
 // What the decoding steps of a Llama share: one launch, one block a multiprocessor, all of them in step. Here are the
-// arguments, the counters that blocks wait at and the end of a step with its greedy tokens.
+// arguments and the end of a step with its greedy tokens.
 //
 // HIDDEN, FEED_FORWARD, HEADS, KV_HEADS and HEAD_DIM are the model's sizes, TOKEN_TILES the sequences in eights.
 #pragma once
@@ -49,17 +49,18 @@ struct Step {
   i32 *history, *made;
   /** [batch, vocabSize] or null. */
   float* logits;
-  /** Scratch: [batch, HIDDEN], [batch, Q_WIDTH] twice, [batch, FEED_FORWARD]. */
+  /** Scratch: the stream [batch, HIDDEN], queries with new keys and values [batch, QKV_ROWS], [batch, Q_WIDTH], [batch, FEED_FORWARD]. */
   scalar_t *stream, *q, *mixed, *activated;
   /** Scratch of split attention, of decode-step-few.cu: [batch, maxSplits, Q_WIDTH] and [batch, maxSplits, HEADS]. */
   float *splitOut, *splitLse;
   /** [batch, slots]: the best logit with its token of each block, or of each group of blocks. */
   u64* best;
-  /** COUNTERS lines, and a number for each group of blocks; zero before the first step. */
+  /** COUNTERS lines, a number for each group of blocks and the number of launches; zero before the first step. */
   u32* counters;
   /**
-   * Of decode-step-many.cu: parts of sums that groups of blocks exchange; sums of squares [HIDDEN / 32][TOKENS]; the stream times
-   * the weights of the norm that reads it next. With `mixed` and `activated` this one lies in panels [columns / 64][TOKENS][64].
+   * Of decode-step-many.cu: parts of sums that groups of blocks exchange; sums of squares [2][HIDDEN / 32][TOKENS]; the stream times the
+   * weights of the norm that reads it next, [2] for the two norms of a layer. With `mixed` and `activated` these lie in panels
+   * [columns / 64][TOKENS][64].
    */
   float *partials, *squares;
   scalar_t* scaled;
@@ -112,28 +113,12 @@ TY_INLINE void multiply(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/** Loads past the first-level cache: what other blocks wrote since the kernel began. */
-TY_INLINE uint4 loadShared16(const void* p) {
-  uint4 x;
-  asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(p));
-  return x;
-}
+/** A load past the first-level cache, which may have what was there before this kernel wrote it. */
 TY_INLINE u32 loadSharedPair(const scalar_t* p) {
   u32 x;
   asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(x) : "l"(p));
   return x;
 }
-TY_INLINE float loadShared(const float* p) {
-  float x;
-  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(p));
-  return x;
-}
-TY_INLINE float loadShared(const scalar_t* p) {
-  scalar_t x;
-  asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(x.bits) : "l"(p));
-  return toFloat(x);
-}
-
 /** Waits for the threads of the block that compute: all but a warp that only copies. */
 TY_INLINE void blockSync() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
 
@@ -142,54 +127,14 @@ TY_INLINE u32 addRelease(u32* p, u32 x) {
   asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(x) : "memory");
   return old;
 }
-TY_INLINE u32 loadAcquire(const u32* p) {
-  u32 x;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
-  return x;
-}
-
 /** Words between two counters: each has a line of its own. */
 constexpr int COUNTER_WORDS = 32;
-/** Says that this block is done with `phase`, by one thread: others have met it at a barrier since. */
-TY_INLINE void arriveRelease(const Step& step, int phase) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(step.counters + phase * COUNTER_WORDS) : "memory");
-}
-/** The same after a blockSync. */
-TY_INLINE void arrive(const Step& step, int phase) {
-  if (threadIdx.x == 0) arriveRelease(step, phase);
-}
-/** Waits until `arrivals` blocks were done with `phase` in this launch, and sees what they wrote before. */
-TY_INLINE void await(const Step& step, int phase, u32 arrivals) {
-  if (threadIdx.x == 0) {
-    while (loadAcquire(step.counters + phase * COUNTER_WORDS) < arrivals) {
-    }
-  }
-  blockSync();
-}
-
 TY_INLINE float silu(float x) { return x / (1 + exp2Fast(-x * LOG2_E)); }
 
 /** Cosine and sine of the angle by which a sequence's next position turns dims `dim` and dim + HALF_DIM. */
 TY_INLINE float2 angleOf(const Step& step, int dim, int token) {
   const i64 at = (i64)positionOf(step, token) * HALF_DIM + dim;
   return make_float2(step.cos[at], step.sin[at]);
-}
-
-/** These dims of a head of q, k or v: turned, then to q or to the sequence's next cache position. */
-TY_INLINE void storeHead(const Step& step, const Layer& layer, int head, int dim, int token, float2 angle, float upper,
-                         float lower) {
-  const int position = positionOf(step, token);
-  if (head < HEADS + KV_HEADS) {
-    const float turned = upper * angle.x - lower * angle.y;
-    lower = lower * angle.x + upper * angle.y;
-    upper = turned;
-  }
-  const i64 cached = ((i64)token * step.capacity + position) * KV_WIDTH + dim;
-  scalar_t* to = head < HEADS              ? step.q + (i64)token * Q_WIDTH + head * HEAD_DIM + dim
-                 : head < HEADS + KV_HEADS ? layer.keys + cached + (head - HEADS) * HEAD_DIM
-                                           : layer.values + cached + (head - HEADS - KV_HEADS) * HEAD_DIM;
-  fromFloat(to[0], upper);
-  fromFloat(to[HALF_DIM], lower);
 }
 
 /** Rows of the accumulators that hold heads: a group of up to 8 query heads, or of up to 16. */

@@ -14,8 +14,8 @@ const FEW_WARPS = 16
 const FEW_ALL_WARPS = 17
 const MANY_WARPS = 8
 const MANY_ALL_WARPS = 16
-/** Bytes of a ring entry: 16 rows of a weight with gaps; 64 rows of 128 inputs, or 32 of 256. */
-const FEW_ENTRY_BYTES = 16 * (2 * INPUT_PIECE + 64)
+/** Bytes of a ring entry: 8 rows of 1 024 inputs with gaps; 64 rows of 128 inputs, or 32 of 256. */
+const FEW_ENTRY_BYTES = 17 * 1024
 const MANY_ENTRY_BYTES = 64 * 128 * 2
 /**
  * Of decode-step-many.cu: blocks of a group, panels of inputs in shared memory, buffers of partial sums, bytes of the barriers of
@@ -44,8 +44,9 @@ const MIN_RING = 4
 const AREA_STEP = 1024
 /** Shared memory that the compiler takes for itself. */
 const STATIC_BYTES = 2048
-/** COUNTERS lines of 128 bytes, 64 numbers of groups of blocks and the number of launches. */
-const COUNTER_INTEGERS = 8 * 32 + 64 + 1
+/** COUNTERS lines of 128 bytes, numbers of groups of blocks and the number of launches. */
+const MAX_GROUPS = 64
+const COUNTER_INTEGERS = 8 * 32 + MAX_GROUPS + 1
 /** What a copy brings: 32 rows of 64 columns, or twice 16, an upper and a lower half. */
 const MAP_BOX = [64, 32, 1, 1]
 const HALVES_BOX = [64, 16, 2, 1]
@@ -91,13 +92,16 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
 
   const isFew = batchSize <= FEW
   const blocks = isFew ? launcher.multiprocessors : RANKS * Math.floor(launcher.multiprocessors / RANKS)
+  // Of few sequences every block must have a part in a layer's gate and up, or down: so nobody is ahead by more than a layer.
+  const feedForwardTiles = intermediateSize / 4 + hiddenSize / 8
+  if (isFew ? feedForwardTiles < blocks : blocks / RANKS > MAX_GROUPS) return undefined
   const warps = isFew ? FEW_WARPS : MANY_WARPS
   const tokenTiles = isFew ? 1 : 2 ** Math.ceil(Math.log2(batchSize / 8))
   const tokenRows = 8 * tokenTiles
   const headRows = numHeads / numKeyValueHeads > 8 ? 16 : 8
   const queryWidth = numHeads * headDim
   const attentionBytes = 4 * warps * headRows * (headDim + 2)
-  const sumsBytes = 4 * 2 * FEW_WARPS * 8 * 20
+  const sumsBytes = 4 * 2 * FEW_WARPS * 8 * 8
   const areaBytes = AREA_STEP * Math.ceil(Math.max(attentionBytes, sumsBytes) / AREA_STEP)
   const inputBytes = Math.max(attentionBytes, INPUT_PANELS * tokenRows * 128)
   const otherBytes = isFew

@@ -79,7 +79,7 @@ struct Memory {
   /** Tiles take turns at these: this block has sent its part of one; it has read all parts of it. */
   TY_INLINE u32 sent(int i) const { return inputChecked(INPUT_PANELS) + i * 16; }
   TY_INLINE u32 read(int i) const { return sent(i) + 8; }
-  /** A number: the last product whose inputs are there. */
+  /** A number: the last product whose inputs are there. Until then the parities of `sent` and the sums of squares are of others. */
   TY_INLINE u32 ready() const { return sent(FINISHERS); }
 };
 

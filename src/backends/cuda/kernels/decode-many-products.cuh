@@ -21,8 +21,8 @@ struct Multiplier {
   TY_INLINE int lane() const { return threadIdx.x & 31; }
 
   /**
-   * d = this block's quarter of a tile of 2 units, or of 1 in the upper half of d. The inputs are let go with `isLast`, and are new
-   * where `isNew`.
+   * d = this block's quarter of a tile of 2 units, or of 1 in the upper half of d: what lies behind the one is multiplied, too, and not
+   * used. The inputs are let go with `isLast`, and are new where `isNew`.
    */
   TY_INLINE void multiplyTile(float (&d)[TOKENS / 2], int phase, int layer, int units, bool isNew, bool isLast) {
     const int panels = panelsOf(phase), panelsOfEntry = ENTRY_PIECES / units;
@@ -80,8 +80,8 @@ struct Multiplier {
    * sent whole, so that the rounds of all parts go on.
    */
   TY_INLINE void send(const float (&d)[TOKENS / 2]) {
-    const int warp = threadIdx.x >> 5 & 3, finisher = sentNow % FINISHERS;
-    if (sentNow >= FINISHERS) mbarrierWait(memory.read(finisher), sentNow / FINISHERS - 1 & 1);
+    const int warp = threadIdx.x >> 5 & 3, turn = sentNow % FINISHERS;
+    if (sentNow >= FINISHERS) mbarrierWait(memory.read(turn), sentNow / FINISHERS - 1 & 1);
 #pragma unroll
     for (int j = 0; j < TOKENS / 8; j++) {
       const int token = j * 8 + 2 * (lane() & 3);
@@ -90,7 +90,7 @@ struct Multiplier {
       storePart(to, d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3], roundOf(sent));
     }
     __syncwarp();
-    if (lane() == 0) mbarrierArrive(memory.sent(finisher));
+    if (lane() == 0) mbarrierArrive(memory.sent(turn));
     sent++;
     sentNow++;
   }

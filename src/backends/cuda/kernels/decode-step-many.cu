@@ -177,13 +177,13 @@ struct Finisher {
 
   /** Softmax attention of this block's items. */
   TY_INLINE void attend(int layer, int work, u32 tag, float* area) {
-    const int warp = threadIdx.x >> 5, teamWarps = step.teamWarps, teams = teamsOf(step), team = warp / teamWarps, member = warp % teamWarps;
+    const int warp = threadIdx.x >> 5, teamWarps = step.teamWarps, teams = teamsOf(step), team = warp / teamWarps, inTeam = warp % teamWarps;
     float* stats = area;
     float* outputs = area + 2 * WARPS * HEAD_ROWS;
     const Item own(step, work * teams + team);
     const int otherChunks = teams == 1 ? 0 : Item(step, work * teams + (team ^ 1)).chunks;
     // Positions of a chunk that this warp takes, and of how many chunks it takes which.
-    const int part = member % UNITS * 16, turn = member / UNITS, turns = teamWarps / UNITS;
+    const int part = inTeam % UNITS * 16, turn = inTeam / UNITS, turns = teamWarps / UNITS;
     HeadAttention attention;
     TaggedHeads heads(attention, step, min(own.sequence, step.batch - 1), own.kvHead);
     heads.awaitQueries(attention, tag);

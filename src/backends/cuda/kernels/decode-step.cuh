@@ -119,6 +119,7 @@ TY_INLINE u32 loadSharedPair(const scalar_t* p) {
   asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(x) : "l"(p));
   return x;
 }
+
 /** Waits for the threads of the block that compute: all but a warp that only copies. */
 TY_INLINE void blockSync() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
 
@@ -127,8 +128,10 @@ TY_INLINE u32 addRelease(u32* p, u32 x) {
   asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(x) : "memory");
   return old;
 }
+
 /** Words between two counters: each has a line of its own. */
 constexpr int COUNTER_WORDS = 32;
+
 TY_INLINE float silu(float x) { return x / (1 + exp2Fast(-x * LOG2_E)); }
 
 /** Cosine and sine of the angle by which a sequence's next position turns dims `dim` and dim + HALF_DIM. */

@@ -2,6 +2,17 @@
 //
 // Nobody waits until writes are seen everywhere: on Hopper a release waits for all copies that the multiprocessor has under way, 1 to
 // 2 microseconds at each of five phases of a layer. Counters of finished blocks only say when it is worth looking.
+//
+// A buffer is rewritten only by who holds what was made of all that was read of it (l: layer; "all" of every block that reads):
+//   queries, new keys and values   by QKV(l + 1), which needs DOWN(l), GATE_UP(l), O(l) and so all attention of l
+//   mixed                          by attention of l + 1, which needs QKV(l + 1) and so all of O(l)
+//   activated                      by GATE_UP(l + 1), which needs O(l + 1), QKV(l + 1) and so all of DOWN(l)
+//   few's stream                   by O(l), which needs attention and so all of QKV(l); by DOWN(l), which needs all of GATE_UP(l)
+//   many's scaled, squares         the inner ones by O(l + 1), after all of GATE_UP(l); the outer ones by DOWN(l), after all of QKV(l)
+//   parts of splits                by attention of l + 1, after the joined part of l
+//   parts of sums                  decode-many-products.cuh
+// That loads and stores of one word are seen in one order by all, and what is read before what is made of it, is what the second-level
+// cache gives, through which all of these go; the order of different words is never relied on.
 #pragma once
 #include "decode-step.cuh"
 
@@ -23,7 +34,12 @@ TY_INLINE float tagged(float x, u32 tag) {
   return tag ? copysignf(fmaxf(fabsf(y), 2.0f), y) : copysignf(fminf(fabsf(y), 1.984375f), y);
 }
 TY_INLINE u32 packTagged(float low, float high, u32 tag) {
-  if (!IS_SCALED) return packPair(low, high) & ~1u | tag;
+  if (!IS_SCALED) {
+    // The lower element rounds to an even last bit: cut off, a stream that is added to again and again would shrink. Not where that would make an infinity.
+    u32 pair = packPair(low, high);
+    if ((pair & 0x7fff) < 0x7bff) pair += pair >> 1 & pair & 1;
+    return pair & ~1u | tag;
+  }
   return packPair(tagged(low, tag), tagged(high, tag));
 }
 TY_INLINE bool isTagged(u32 x, u32 tag) { return (x & TAG_BITS) == (tag ? TAG_BITS : 0); }

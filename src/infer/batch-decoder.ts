@@ -59,6 +59,7 @@ export class BatchDecoder {
   #logits: Tensor | undefined
   readonly #arena: GrowingArena
   readonly #steps = new Map<Mode, DecodeStep>()
+  readonly #programs = new Map<Mode, DecodeStep | undefined>()
   readonly #recordings: Recording[] = []
 
   /** @throws ConfigError if the capacity is more than the model's context */
@@ -139,6 +140,7 @@ export class BatchDecoder {
   close(): void {
     for (const recording of this.#recordings) recording.release()
     this.#steps.clear()
+    this.#programs.clear()
   }
 
   #check(prompts: readonly (readonly number[])[], maxNewTokens: number): void {
@@ -247,6 +249,11 @@ export class BatchDecoder {
   }
 
   #program(mode: Mode): DecodeStep | undefined {
+    if (!this.#programs.has(mode)) this.#programs.set(mode, this.#makeProgram(mode))
+    return this.#programs.get(mode)
+  }
+
+  #makeProgram(mode: Mode): DecodeStep | undefined {
     const weights = this.#usesProgram ? this.model.llamaWeights?.() : undefined
     if (weights === undefined) return undefined
     const { keys, values, lengths } = this.#cache

@@ -4,8 +4,9 @@
 #include "decode-tags.cuh"
 
 /**
- * Blocks of a group; warpgroups that finish tiles and attend; all warps: those, those that multiply, two that copy and two that do nothing (registers are dealt
- * out to warpgroups). CHECKERS warps look at each panel of inputs. */
+ * Blocks of a group; warpgroups that finish tiles and attend; warps that multiply, and that look at each panel of inputs; all warps: those,
+ * those that multiply, two that copy and two that do nothing, because registers are dealt out to warpgroups.
+ */
 constexpr int RANKS = 4, FINISHERS = 2, MULTIPLIERS = 4, CHECKERS = 2, ALL_WARPS = WARPS + MULTIPLIERS + 4;
 static_assert(WARPS == 4 * FINISHERS, "warpgroups");
 /** Barriers of a block beside that of blockSync: 2 and 3 are those of warpgroups that finish. */

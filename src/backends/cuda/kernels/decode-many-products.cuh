@@ -24,7 +24,7 @@ struct Multiplier {
    * d = this block's quarter of a tile of 2 units, or of 1 in the upper half of d: what lies behind the one is multiplied, too, and not
    * used. The inputs are let go with `isLast`, and are new where `isNew`.
    */
-  TY_INLINE void multiplyTile(float (&d)[TOKENS / 2], int phase, int layer, int units, bool isNew, bool isLast) {
+  TY_INLINE void multiplyTile(float (&d)[TOKENS / 2], int phase, int units, bool isNew, bool isLast) {
     const int panels = panelsOf(phase), panelsOfEntry = ENTRY_PIECES / units;
     InputPlace at = inputs, usedInputs = inputs;
     RingPlace used = ring;
@@ -101,7 +101,7 @@ struct Multiplier {
     forEachPhase(step, [&](int) {
       const int work = attendWorkOf(step);
       for (int at = items.next(work); at < work; at += gridDim.x) ring.skip(chunksOf(step, at));
-    }, [&](int phase, int layer) {
+    }, [&](int phase, int) {
       const Share share = dealer.next(step, phase);
       const int tiles = tilesOf(share.end - share.first);
       const bool isStreamed = panelsOf(phase) > INPUT_PANELS;
@@ -109,7 +109,7 @@ struct Multiplier {
         const int units = min(TILE_UNITS, share.end - share.first - tile * TILE_UNITS);
         // Undefined ones would make the compiler serialise the products.
         float d[TOKENS / 2] = {};
-        multiplyTile(d, phase, layer, units, isStreamed || tile == 0, isStreamed || tile == tiles - 1);
+        multiplyTile(d, phase, units, isStreamed || tile == 0, isStreamed || tile == tiles - 1);
         send(d);
       }
     });

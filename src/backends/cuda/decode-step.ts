@@ -44,8 +44,9 @@ const MIN_RING = 4
 const AREA_STEP = 1024
 /** Shared memory that the compiler takes for itself. */
 const STATIC_BYTES = 2048
-/** COUNTERS lines of 128 bytes, numbers of groups of blocks and the number of launches. */
+/** Groups of blocks that the counters have room for. */
 const MAX_GROUPS = 64
+/** COUNTERS lines of 128 bytes, numbers of groups of blocks and the number of launches. */
 const COUNTER_INTEGERS = 8 * 32 + MAX_GROUPS + 1
 /** What a copy brings: 32 rows of 64 columns, or twice 16, an upper and a lower half. */
 const MAP_BOX = [64, 32, 1, 1]

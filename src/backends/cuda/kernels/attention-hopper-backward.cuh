@@ -225,4 +225,3 @@ struct Rotation {
     }
   }
 };
-

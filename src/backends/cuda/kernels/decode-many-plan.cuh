@@ -47,23 +47,6 @@ constexpr u32 INPUTS_AT = RING_ENTRIES * ENTRY_BYTES;
 constexpr u32 INPUTS_BYTES = INPUT_PANELS * INPUT_BYTES > ATTENTION_BYTES ? INPUT_PANELS * INPUT_BYTES : ATTENTION_BYTES;
 constexpr u32 BARRIERS_AT = INPUTS_AT + INPUTS_BYTES;
 
-/** A place in a ring of COUNT and the parity of its round. */
-template <int COUNT>
-struct Place {
-  int entry = 0;
-  u32 round = 0;
-  TY_INLINE void advance() {
-    if (++entry == COUNT) {
-      entry = 0;
-      round ^= 1;
-    }
-  }
-  TY_INLINE void skip(int count) {
-    entry += count;
-    round ^= entry / COUNT & 1;
-    entry %= COUNT;
-  }
-};
 typedef Place<RING_ENTRIES> RingPlace;
 typedef Place<INPUT_PANELS> InputPlace;
 

@@ -53,17 +53,7 @@ struct Rotation {
 TY_INLINE u32 fullOf(u32 barriers, int entry) { return barriers + entry * 16; }
 TY_INLINE u32 emptyOf(u32 barriers, int entry) { return barriers + entry * 16 + 8; }
 
-/** A place in the ring and how often it went around. */
-struct RingPlace {
-  int entry = 0;
-  u32 round = 0;
-  TY_INLINE void advance() {
-    if (++entry == RING_ENTRIES) {
-      entry = 0;
-      round ^= 1;
-    }
-  }
-};
+typedef Place<RING_ENTRIES> RingPlace;
 
 TY_INLINE void copyBulk(u32 to, const void* from, u32 bytes, u32 barrier) {
   asm volatile(

@@ -132,6 +132,24 @@ TY_INLINE u32 addRelease(u32* p, u32 x) {
 /** Words between two counters: each has a line of its own. */
 constexpr int COUNTER_WORDS = 32;
 
+/** A place in a ring of COUNT and the parity of its round. */
+template <int COUNT>
+struct Place {
+  int entry = 0;
+  u32 round = 0;
+  TY_INLINE void advance() {
+    if (++entry == COUNT) {
+      entry = 0;
+      round ^= 1;
+    }
+  }
+  TY_INLINE void skip(int count) {
+    entry += count;
+    round ^= entry / COUNT & 1;
+    entry %= COUNT;
+  }
+};
+
 TY_INLINE float silu(float x) { return x / (1 + exp2Fast(-x * LOG2_E)); }
 
 /** Cosine and sine of the angle by which a sequence's next position turns dims `dim` and dim + HALF_DIM. */

@@ -29,8 +29,9 @@ const BASE: LlamaConfig = {
   tieWordEmbeddings: false,
   initializerRange: 0.03,
 }
+const BATCHES = [1, 5, 8, 9, 12, 16, 27, 33, 64]
 /** Attention over long caches is split over blocks, over those of 200 positions it is not. */
-const MODELS: Readonly<Record<string, { config: LlamaConfig; capacity: number }>> = {
+const MODELS: Readonly<Record<string, { config: LlamaConfig; capacity: number; batches?: readonly number[] }>> = {
   'groups of 8': { config: BASE, capacity: 640 },
   'no groups, tied head': {
     config: { ...BASE, numKeyValueHeads: 16, tieWordEmbeddings: true, vocabSize: 1024 },
@@ -47,8 +48,23 @@ const MODELS: Readonly<Record<string, { config: LlamaConfig; capacity: number }>
     },
     capacity: 640,
   },
+  // A block's quarter of the inputs is more than its registers hold, for products of several tiles too.
+  'inputs that stream': {
+    config: {
+      ...BASE,
+      hiddenSize: 2560,
+      intermediateSize: 4608,
+      numAttentionHeads: 40,
+      numKeyValueHeads: 8,
+      numHiddenLayers: 2,
+      vocabSize: 9000,
+    },
+    capacity: 300,
+    batches: [3, 9, 20, 64],
+  },
+  // Roundings of a stream that is added to again and again add up.
+  '16 layers': { config: { ...BASE, numHiddenLayers: 16 }, capacity: 200, batches: [4, 24] },
 }
-const BATCHES = [1, 5, 8, 9, 12, 16, 27, 33, 64]
 
 async function floatsOf(device: Device, tensor: Tensor): Promise<Float32Array> {
   const values = await device.read(tensor)
@@ -95,10 +111,10 @@ for (const precision of ['bf16', 'f16'] as const) {
     if ('skip' in gpu) return
     const { device } = gpu
     after(() => device.close())
-    for (const [name, { config, capacity }] of Object.entries(MODELS)) {
+    for (const [name, { config, capacity, batches = BATCHES }] of Object.entries(MODELS)) {
       const model = new Llama(config)
       materialize(model, device, { seed: 5, isTrained: false })
-      for (const batch of BATCHES) {
+      for (const batch of batches) {
         test(`${name}, ${batch} sequences`, async (t) => {
           const lengths = Array.from({ length: batch }, (_, b) =>
             b === 0 ? capacity - 2 : (b * 97) % (capacity - 110),

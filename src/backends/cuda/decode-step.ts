@@ -18,15 +18,23 @@ const MANY_ALL_WARPS = 16
 const FEW_ENTRY_BYTES = 17 * 1024
 const MANY_ENTRY_BYTES = 64 * 128 * 2
 /**
- * Of decode-step-many.cu: blocks of a group, panels of inputs in shared memory, buffers of partial sums, bytes of the barriers of
- * an entry, of a panel, and of the tiles with what follows them.
+ * Of decode-step-many.cu: blocks of a group, panels of inputs in shared memory, buffers of partial sums, copies that the ring has
+ * barriers for at most, bytes of the barriers of a copy, of a panel, and of the tiles.
  */
 const RANKS = 4
 const INPUT_PANELS = 8
 const PART_BUFFERS = 4
+const RING_SLOTS = 16
 const BARRIER_BYTES = 16
 const PANEL_BARRIER_BYTES = 24
-const TILE_BARRIER_BYTES = 48
+const TILE_BARRIER_BYTES = 32
+/**
+ * Sequences from which on a block has pairs of gate and up by itself; how many pairs are copied together, the gates then the ups, and
+ * how many it can have: a panel of them is as long as an entry at most.
+ */
+const OWN_GATES = 64
+const GATE_GROUP = 4
+const MAX_GATE_PAIRS = 64
 /** Elements of keys that a chunk of a cache has, and of values. */
 const CHUNK_ELEMENTS = 4096
 /** Chunks of a sequence whose attention is not split, at most; chunks of a split, at least; splits of a sequence, at most. */
@@ -51,6 +59,8 @@ const COUNTER_INTEGERS = 8 * 32 + MAX_GROUPS + 1
 /** What a copy brings: 32 rows of 64 columns, or twice 16, an upper and a lower half. */
 const MAP_BOX = [64, 32, 1, 1]
 const HALVES_BOX = [64, 16, 2, 1]
+/** The ring's shared memory is a multiple of this, as panels begin at such addresses. */
+const RING_STEP = 1024
 /** struct Layer of decode-step.cuh. */
 const LAYER_BYTES = 64
 /** struct Step of decode-step.cuh: addresses, sizes, floats. */
@@ -107,10 +117,13 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   const inputBytes = Math.max(attentionBytes, INPUT_PANELS * tokenRows * 128)
   const otherBytes = isFew
     ? areaBytes + 4 * FEW_WARPS * 8 + LAYER_BYTES * weights.layers.length
-    : inputBytes + INPUT_PANELS * PANEL_BARRIER_BYTES + TILE_BARRIER_BYTES
-  const entryBytes = isFew ? FEW_ENTRY_BYTES : MANY_ENTRY_BYTES + BARRIER_BYTES
-  const ring = Math.floor((launcher.maxSharedBytes - STATIC_BYTES - otherBytes) / entryBytes)
-  if (ring < MIN_RING) return undefined
+    : inputBytes + RING_SLOTS * BARRIER_BYTES + INPUT_PANELS * PANEL_BARRIER_BYTES + TILE_BARRIER_BYTES
+  const entryBytes = isFew ? FEW_ENTRY_BYTES : MANY_ENTRY_BYTES
+  const ringStep = isFew ? FEW_ENTRY_BYTES : RING_STEP
+  const ringBytes = ringStep * Math.floor((launcher.maxSharedBytes - STATIC_BYTES - otherBytes) / ringStep)
+  if (ringBytes < MIN_RING * entryBytes) return undefined
+  const evenPairs = GATE_GROUP * Math.ceil(intermediateSize / blocks / GATE_GROUP)
+  const gatePairs = !isFew && tokenRows >= OWN_GATES && evenPairs <= MAX_GATE_PAIRS ? evenPairs : 0
 
   const chunks = Math.ceil((sizes.capacity * headDim) / CHUNK_ELEMENTS)
   const room = Math.floor(blocks / (batchSize * numKeyValueHeads))
@@ -144,7 +157,7 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   const name = isFew ? 'few' : 'many'
   const kernel = launcher.kernel(`decode-step-${name}`, `decode_step_${name}`, STEP_SIGNATURE, {
     dtype,
-    sharedBytes: ring * entryBytes + otherBytes,
+    sharedBytes: ringBytes + otherBytes,
     defines: {
       HIDDEN: hiddenSize,
       FEED_FORWARD: intermediateSize,
@@ -152,8 +165,9 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
       KV_HEADS: numKeyValueHeads,
       HEAD_DIM: headDim,
       TOKEN_TILES: tokenTiles,
-      RING_ENTRIES: ring,
-      AREA_BYTES: areaBytes,
+      ...(isFew
+        ? { RING_ENTRIES: ringBytes / FEW_ENTRY_BYTES, AREA_BYTES: areaBytes }
+        : { RING_BYTES: ringBytes, GATE_PAIRS: gatePairs }),
     },
   })
   // The launches use these by their addresses alone: that they are named in them keeps their memory.
@@ -169,7 +183,7 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
     history,
     made,
   ]
-  const maps = mapTable(device, launcher, plan)
+  const maps = mapTable(device, launcher, plan, gatePairs)
   return () => {
     kernel(
       blocks,
@@ -204,9 +218,15 @@ function layerTable(device: Device, { weights, keys, values }: DecodePlan): Tens
 
 /**
  * Tensor maps of qkv, o, gateUp, down, keys and values of every layer, and of the head, as decode-attention.cuh has them. Rows that
- * rope or SwiGLU joins are the upper and the lower half of a head, or of gateUp.
+ * rope or SwiGLU joins are the upper and the lower half of a head, or of gateUp; where a block has `gatePairs` of gateUp by itself,
+ * a copy brings all of these, GATE_GROUP at a time.
  */
-function mapTable(device: Device, launcher: Launcher, { weights, keys, values }: DecodePlan): Tensor {
+function mapTable(
+  device: Device,
+  launcher: Launcher,
+  { weights, keys, values }: DecodePlan,
+  gatePairs: number,
+): Tensor {
   const mapOf = ({ address, dtype, shape }: Tensor): TensorMap => {
     const [sequences, rows, columns] = shape.length === 3 ? (shape as [number, number, number]) : [1, ...shape]
     const sizes = [columns!, rows!, sequences, 1]
@@ -218,10 +238,16 @@ function mapTable(device: Device, launcher: Launcher, { weights, keys, values }:
     const strides = [columnCount, columnCount * half, columnCount * 2 * half]
     return launcher.tensorMap({ dtype, address, sizes, strides, box: HALVES_BOX, swizzle: 128 })
   }
+  const mapOfGates = ({ address, dtype, columnCount }: Tensor, half: number): TensorMap => {
+    const sizes = [columnCount, GATE_GROUP, 2, half / GATE_GROUP]
+    const strides = [columnCount, columnCount * half, columnCount * GATE_GROUP]
+    const box = [MAP_BOX[0]!, GATE_GROUP, 2, gatePairs / GATE_GROUP]
+    return launcher.tensorMap({ dtype, address, sizes, strides, box, swizzle: 128 })
+  }
   const maps = weights.layers.flatMap(({ qkv, o, gateUp, down }, l) => [
     mapOfHalves(qkv, weights.headDim / 2),
     mapOf(o),
-    mapOfHalves(gateUp, weights.intermediateSize),
+    gatePairs > 0 ? mapOfGates(gateUp, weights.intermediateSize) : mapOfHalves(gateUp, weights.intermediateSize),
     ...[down, keys[l]!, values[l]!].map(mapOf),
   ])
   const bytes = Buffer.concat([...maps, mapOf(weights.head)])

@@ -11,7 +11,7 @@ constexpr int CHUNK_POSITIONS = 4096 / HEAD_DIM, UNITS = CHUNK_POSITIONS / 16;
 constexpr int BOX_ROWS = 32;
 constexpr u32 BOX_BYTES = BOX_ROWS * PANEL_ROW_BYTES, CHUNK_BYTES = 4 * BOX_BYTES;
 /** Tensor maps: qkv, o, gateUp, down, keys and values of each layer, and the head. */
-constexpr int LAYER_MAPS = 6, KEYS_MAP = 4;
+constexpr int LAYER_MAPS = 6, GATE_UP_MAP = 2, KEYS_MAP = 4;
 
 /** A policy of the second-level cache for what is read once a step: it must not drive out what blocks tell one another. */
 TY_INLINE u64 readOncePolicy() {

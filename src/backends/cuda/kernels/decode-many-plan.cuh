@@ -3,6 +3,12 @@
 #include "decode-attention.cuh"
 #include "decode-tags.cuh"
 
+/** The ring's bytes, and pairs of gate and up that a block has where it has some by itself: a multiple of 4, or 0. Where nothing is said, see decode-step.cuh. */
+#ifndef RING_BYTES
+#define RING_BYTES 65536
+#define GATE_PAIRS (TOKEN_TILES == 8 ? 44 : 0)
+#endif
+
 /**
  * Blocks of a group; warpgroups that finish tiles and attend; warps that multiply, and that look at each panel of inputs; all warps: those,
  * those that multiply, two that copy and two that do nothing, because registers are dealt out to warpgroups.
@@ -10,16 +16,26 @@
 constexpr int RANKS = 4, FINISHERS = 2, MULTIPLIERS = 4, CHECKERS = 2, ALL_WARPS = WARPS + MULTIPLIERS + 4;
 static_assert(WARPS == 4 * FINISHERS, "warpgroups");
 /** Barriers of a block beside that of blockSync: 2 and 3 are those of warpgroups that finish. */
-constexpr int ALL_MULTIPLIED = 4;
+constexpr int ALL_MULTIPLIED = 4, GATE_SCALES = 5, GATES_STORED = 6;
 
 /** What is dealt out of a weight: 16 pairs of rows that rope or SwiGLU joins, the upper ones and the lower ones. Two make a tile. */
 constexpr int UNIT_PAIRS = 16, TILE_UNITS = 2;
 /** Of a unit in 64 inputs. */
 constexpr u32 UNIT_BYTES = 2 * UNIT_PAIRS * PANEL_ROW_BYTES;
-/** A ring entry: a tile in two panels of inputs, a unit in four; or some positions of a key-value head, keys then values. */
+/** A copy of the ring: a tile in two panels of inputs, a unit in four; or some positions of a key-value head, keys then values. */
 constexpr int ENTRY_PIECES = 4;
 constexpr u32 ENTRY_BYTES = ENTRY_PIECES * UNIT_BYTES;
 static_assert(CHUNK_BYTES == ENTRY_BYTES, "a chunk of a cache in an entry");
+/**
+ * With more than 32 sequences a block has pairs of gate and up by itself, and multiplies all inputs: reading those takes less than parts
+ * of that many sums to exchange. A copy is a panel of them, four pairs at a time: their gates, then their ups.
+ */
+constexpr bool HAS_OWN_GATES = GATE_PAIRS > 0;
+constexpr int GATE_GROUP = 4, GATE_PANELS = HIDDEN / 64, GATE_BLOCKS = HAS_OWN_GATES ? (FEED_FORWARD + GATE_PAIRS - 1) / GATE_PAIRS : 0;
+constexpr u32 GATE_BYTES = 2 * GATE_PAIRS * PANEL_ROW_BYTES;
+static_assert(!HAS_OWN_GATES || GATE_PAIRS % GATE_GROUP == 0 && GATE_PAIRS <= 64 && TOKENS == 64, "the products of a block's own gates");
+/** Copies that the ring has barriers for. */
+constexpr int RING_SLOTS = HAS_OWN_GATES ? 16 : RING_BYTES / ENTRY_BYTES;
 /** Inputs of a product in shared memory: all panels of a block's quarter if they are not more than this. */
 constexpr int INPUT_PANELS = 8;
 /** Panels that are multiplied at a time. */
@@ -33,7 +49,7 @@ constexpr int PART_FLOATS = 128, BUFFERS = 2 * FINISHERS, EXCHANGE_FLOATS = RANK
  * Entries whose copies are under way at a time: more would delay what blocks say to one another; of the short products before and after
  * attention, which come early anyway, and of caches and the others.
  */
-constexpr int FEW_IN_FLIGHT = 1, IN_FLIGHT = 2;
+constexpr int FEW_IN_FLIGHT = 1, IN_FLIGHT = 2, GATES_IN_FLIGHT = 3;
 /** Clock cycles between sending a part of sums and asking for those of others: by then they are mostly there. */
 constexpr u32 PATIENCE = TOKENS == 16 ? 600 : 1000;
 static_assert(HIDDEN % 512 == 0 && Q_WIDTH % 512 == 0 && FEED_FORWARD % 512 == 0, "quarters of whole entries");
@@ -43,32 +59,35 @@ constexpr int FINISHER_REGISTERS = 160, MULTIPLIER_REGISTERS = 112, COPIER_REGIS
 // ---- Shared memory: the ring, the inputs (where attention keeps what its warps have), barriers ----
 
 constexpr u32 ATTENTION_BYTES = WARPS * HEAD_ROWS * (HEAD_DIM + 2) * 4;
-constexpr u32 INPUTS_AT = RING_ENTRIES * ENTRY_BYTES;
+constexpr u32 INPUTS_AT = RING_BYTES;
 constexpr u32 INPUTS_BYTES = INPUT_PANELS * INPUT_BYTES > ATTENTION_BYTES ? INPUT_PANELS * INPUT_BYTES : ATTENTION_BYTES;
 constexpr u32 BARRIERS_AT = INPUTS_AT + INPUTS_BYTES;
 
-typedef Place<RING_ENTRIES> RingPlace;
+typedef Place<RING_SLOTS> RingPlace;
 typedef Place<INPUT_PANELS> InputPlace;
+
+/** Where copies of the ring lie, from its start on: known when they are there. */
+__shared__ u32 startOf[RING_SLOTS];
 
 /** Addresses of this block's shared memory. */
 struct Memory {
   u32 base;
-  TY_INLINE u32 entry(int i) const { return base + i * ENTRY_BYTES; }
+  TY_INLINE u32 copy(int i) const { return base + (HAS_OWN_GATES ? startOf[i] : i * ENTRY_BYTES); }
   TY_INLINE u32 input(int i) const { return base + INPUTS_AT + i * INPUT_BYTES; }
   TY_INLINE u32 full(int i) const { return base + BARRIERS_AT + i * 16; }
   TY_INLINE u32 empty(int i) const { return full(i) + 8; }
-  TY_INLINE u32 inputFull(int i) const { return full(RING_ENTRIES + i); }
-  TY_INLINE u32 inputEmpty(int i) const { return empty(RING_ENTRIES + i); }
-  TY_INLINE u32 inputChecked(int i) const { return full(RING_ENTRIES + INPUT_PANELS) + i * 8; }
+  TY_INLINE u32 inputFull(int i) const { return full(RING_SLOTS + i); }
+  TY_INLINE u32 inputEmpty(int i) const { return empty(RING_SLOTS + i); }
+  TY_INLINE u32 inputChecked(int i) const { return full(RING_SLOTS + INPUT_PANELS) + i * 8; }
   /** Tiles take turns at these: this block has sent its part of one; it has read all parts of it. */
   TY_INLINE u32 sent(int i) const { return inputChecked(INPUT_PANELS) + i * 16; }
   TY_INLINE u32 read(int i) const { return sent(i) + 8; }
-  /** A number: the last product whose inputs are there. Until then the parities of `sent` and the sums of squares are of others. */
-  TY_INLINE u32 ready() const { return sent(FINISHERS); }
 };
 
 /** Where the next key and value of each sequence go. */
 __shared__ i32 nextPosition[TOKENS];
+/** What a block's own gates and ups of each sequence are scaled by. */
+__shared__ float gateScales[TOKENS];
 
 /**
  * Parts of sums go from block to block as numbers whose last bit says in which round of a buffer they were written: who
@@ -84,12 +103,6 @@ TY_INLINE bool isOfRound(const uint4& x, u32 round) { return ((x.x & x.y & x.z &
 TY_INLINE uint4 loadPiece(u32 at) {
   uint4 x;
   asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(at) : "memory");
-  return x;
-}
-TY_INLINE void storeReady(u32 at, u32 x) { asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory"); }
-TY_INLINE u32 loadReady(u32 at) {
-  u32 x;
-  asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
   return x;
 }
 /** Waits so many clock cycles. */
@@ -119,9 +132,14 @@ TY_INLINE int unitsOf(int phase, int vocabSize) {
                             : HIDDEN / 32;
 }
 constexpr int HEAD_UNITS = HALF_DIM / UNIT_PAIRS;
+/** Whether blocks have something of a product by themselves. */
+TY_INLINE bool isOfOwnGates(int phase) { return HAS_OWN_GATES && phase == GATE_UP; }
 /** Panels of 64 inputs that a block multiplies. */
-TY_INLINE int panelsOf(int phase) { return inputsOf(phase) / RANKS / 64; }
-/** Ring entries of a tile of so many units. */
+TY_INLINE int panelsOf(int phase) { return isOfOwnGates(phase) ? GATE_PANELS : inputsOf(phase) / RANKS / 64; }
+/** A block's own gates begin with inputs of its own: so not all blocks ask for the same ones at a time. */
+TY_INLINE int gatePanel(int i) { return (i + (int)blockIdx.x * 5) % GATE_PANELS; }
+TY_INLINE bool hasGates() { return (int)blockIdx.x < GATE_BLOCKS; }
+/** Copies of a tile of so many units. */
 TY_INLINE int entriesOf(int phase, int units) { return (panelsOf(phase) * units + ENTRY_PIECES - 1) / ENTRY_PIECES; }
 
 /** Which group of four blocks this one is of, and which quarter of the inputs it multiplies. */
@@ -165,7 +183,7 @@ struct Item {
 };
 TY_INLINE int teamsOf(const Step& step) { return WARPS / step.teamWarps; }
 TY_INLINE int attendWorkOf(const Step& step) { return (step.batch * KV_HEADS + teamsOf(step) - 1) / teamsOf(step); }
-/** Ring entries of a block's turn of attention: those of its teams. */
+/** Copies of a block's turn of attention: those of its teams. */
 TY_INLINE int chunksOf(const Step& step, int work) {
   const int teams = teamsOf(step);
   return Item(step, work * teams).chunks + (teams == 1 ? 0 : Item(step, work * teams + 1).chunks);
@@ -182,31 +200,43 @@ struct Rotation {
   }
 };
 
-/** Arrivals that end a phase of a layer: of blocks, or of each warpgroup that finishes tiles of a product. */
-TY_INLINE u32 expectedOf(const Step& step, int phase, int layer) {
+/** Arrivals of a phase in a layer: of blocks, or of each warpgroup that finishes tiles of a product. */
+TY_INLINE u32 arrivalsOf(const Step& step, int phase) {
   const int blocks = gridDim.x, groups = blocks / RANKS;
   if (phase == EMBED) return blocks;
-  if (phase == ATTEND) return (layer + 1) * min(attendWorkOf(step), blocks);
+  if (phase == ATTEND) return min(attendWorkOf(step), blocks);
+  if (isOfOwnGates(phase)) return GATE_BLOCKS;
   const int units = unitsOf(phase, step.vocabSize), each = units / groups, more = units % groups;
-  return (layer + 1) * RANKS * (more * min(FINISHERS, tilesOf(each + 1)) + (groups - more) * min(FINISHERS, tilesOf(each)));
+  return RANKS * (more * min(FINISHERS, tilesOf(each + 1)) + (groups - more) * min(FINISHERS, tilesOf(each)));
 }
+/** Arrivals that end a phase of a layer. */
+TY_INLINE u32 expectedOf(const Step& step, int phase, int layer) { return (layer + 1) * arrivalsOf(step, phase); }
+/** Those with which it is worth looking for queries: waiting for the rest then finds them sooner, where attention is a large part of a layer. */
+TY_INLINE u32 queriesOf(const Step& step, int layer) { return expectedOf(step, QKV, layer) - (TOKENS == 64 ? arrivalsOf(step, QKV) / 8 : 0); }
 
 /** Element `column` of a sequence in panels [column / 64][TOKENS][64]. */
 TY_INLINE scalar_t* inPanels(scalar_t* panels, int column, int token) {
   return panels + (i64)(column / 64) * (TOKENS * 64) + token * 64 + ((column / 8 % 8 ^ (token & 7)) << 3) + column % 8;
 }
 
-/** Calls `attention(layer)` and `product(phase, layer)` in the order in which every warp of every block goes through a step. */
-template <typename Attention, typename Product>
-TY_INLINE void forEachPhase(const Step& step, Attention&& attention, Product&& product) {
-  for (int layer = 0; layer < step.numLayers; layer++) {
-    product(QKV, layer);
-    attention(layer);
-    product(O, layer);
-    product(GATE_UP, layer);
-    product(DOWN, layer);
+/**
+ * Calls `attention(layer)`, `gates(layer)` where a block has some by itself, and `product(phase, layer)`, in the order in which every warp of
+ * every block goes through a step.
+ */
+template <typename Attention, typename Gates, typename Product>
+TY_INLINE void forEachPhase(const Step& step, Attention&& attention, Gates&& gates, Product&& product) {
+#pragma unroll 1
+  for (int layer = 0; layer <= step.numLayers; layer++) {
+    const bool isHead = layer == step.numLayers;
+#pragma unroll 1
+    for (int phase = isHead ? HEAD : QKV; phase < (isHead ? END : HEAD); phase++) {
+      if (phase == ATTEND) {
+        attention(layer);
+      } else if (!isOfOwnGates(phase)) {
+        product(phase, layer);
+      } else if constexpr (HAS_OWN_GATES) {
+        if (hasGates()) gates(layer);
+      }
+    }
   }
-  product(HEAD, step.numLayers);
 }
-/** Products of a step have numbers that grow. */
-TY_INLINE u32 numberOf(int phase, int layer) { return layer * END + phase + 1; }

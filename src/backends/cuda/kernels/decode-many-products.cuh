@@ -41,7 +41,6 @@ struct Multiplier {
 #pragma unroll 1
     for (int panel = 0; panel < panels; panel += PANELS_AT_ONCE) {
       const int ofEntry = panel & panelsOfEntry - 1;
-      const u32 piece = ofEntry * units * UNIT_BYTES;
       // Inputs first: when they are there, the caches before these weights have come and gone, as the parity of the next wait supposes.
       if (isNew) {
         InputPlace next = at;
@@ -52,10 +51,11 @@ struct Multiplier {
         }
       }
       if (ofEntry == 0) mbarrierWait(memory.full(ring.entry), ring.round);
+      const u32 weights = memory.copy(ring.entry) + ofEntry * units * UNIT_BYTES;
       wgmmaFence();
 #pragma unroll
       for (int i = 0; i < PANELS_AT_ONCE; i++) {
-        const u64 a = descriptorOfRows(memory.entry(ring.entry) + piece + i * units * UNIT_BYTES), b = descriptorOfRows(memory.input(at.entry));
+        const u64 a = descriptorOfRows(weights + i * units * UNIT_BYTES), b = descriptorOfRows(memory.input(at.entry));
 #pragma unroll
         for (int k = 0; k < 4; k++) multiplyPanels(d, advance(a, k * 32), advance(b, k * 32), panel + i + k > 0);
         at.advance();
@@ -95,13 +95,80 @@ struct Multiplier {
     sentNow++;
   }
 
+  /** Gate and up of the block's own pairs: sequences are the rows of the products, pairs the columns. */
+  template <int PAIRS>
+  TY_INLINE void multiplyGates(float (&d)[PAIRS]) {
+    RingPlace used = ring;
+    InputPlace usedInputs = inputs;
+    const auto releaseUsed = [&] {
+      if (lane() == 0) {
+        mbarrierArriveTwice(memory.empty(used.entry));
+        mbarrierArrive(memory.inputEmpty(usedInputs.entry));
+      }
+      used.advance();
+      usedInputs.advance();
+    };
+#pragma unroll 1
+    for (int panel = 0; panel < GATE_PANELS; panel++) {
+      mbarrierWait(memory.inputChecked(inputs.entry), inputs.round);
+      mbarrierWait(memory.full(ring.entry), ring.round);
+      const u64 a = descriptorOfRows(memory.input(inputs.entry)), b = descriptorOfRows(memory.copy(ring.entry));
+      wgmmaFence();
+#pragma unroll
+      for (int k = 0; k < 4; k++) Wgmma<2 * PAIRS>::template shared<0, 0>(d, advance(a, k * 32), advance(b, k * 32), panel + k > 0);
+      wgmmaCommit();
+      ring.advance();
+      inputs.advance();
+      wgmmaWait<1>();
+      if (panel > 0) releaseUsed();
+    }
+    wgmmaWait<0>();
+    releaseUsed();
+    keepAfterWait(d);
+  }
+
+  /**
+   * SwiGLU of the block's own pairs. A lane has gates or ups of two sequences, a neighbour the others: it gives those of the one
+   * sequence for those of the other.
+   */
+  template <int PAIRS>
+  TY_INLINE void storeGates(const float (&d)[PAIRS], u32 tag) {
+    const bool hasUps = lane() & 2;
+    const int token = (threadIdx.x >> 5 & 3) * 16 + lane() / 4 + (hasUps ? 8 : 0);
+    const float scale = gateScales[token];
+#pragma unroll
+    for (int group = 0; group < PAIRS / GATE_GROUP; group++) {
+      const int first = 4 * group, second = first + 2;
+      float values[2];
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const float other = __shfl_xor_sync(0xffffffffu, hasUps ? d[first + i] : d[second + i], 2);
+        const float gate = hasUps ? other : d[first + i], up = hasUps ? d[second + i] : other;
+        values[i] = silu(gate * scale) * (up * scale);
+      }
+      const int column = blockIdx.x * PAIRS + group * GATE_GROUP + (lane() & 1) * 2;
+      if (token < step.batch && column < FEED_FORWARD) storeTagged(inPanels(step.activated, column, token), values[0], values[1], tag);
+    }
+  }
+
+  template <int PAIRS>
+  TY_INLINE void makeGates(u32 tag) {
+    float d[PAIRS] = {};
+    multiplyGates(d);
+    barrierSync(GATE_SCALES, THREADS + 32 * MULTIPLIERS);
+    storeGates(d, tag);
+    barrierSync(GATES_STORED, 32 * MULTIPLIERS);
+    if (threadIdx.x % 128 == 0) arriveRelaxed(step, GATE_UP);
+  }
+
   TY_INLINE void run() {
+    const Tags tags(step);
     Dealer dealer(member);
     Rotation items(blockIdx.x, gridDim.x);
     forEachPhase(step, [&](int) {
       const int work = attendWorkOf(step);
       for (int at = items.next(work); at < work; at += gridDim.x) ring.skip(chunksOf(step, at));
-    }, [&](int phase, int) {
+    }, [&](auto layer) { makeGates<GATE_PAIRS>(tags.of(layer)); }, [&](int phase, int) {
       const Share share = dealer.next(step, phase);
       const int tiles = tilesOf(share.end - share.first);
       const bool isStreamed = panelsOf(phase) > INPUT_PANELS;

@@ -109,7 +109,7 @@ struct Finisher {
 #pragma unroll
         for (int i = 0; i < PIECES / 32; i++) {
           while (i * 4 < rows && !isTagged(x[i], wanted.tag)) {
-            x[i] = loadWords(wanted.from + (i64)panel * (TOKENS * 64) + (from + i * 32) * 8);
+            x[i] = loadWords(wanted.at(panel) + (from + i * 32) * 8);
           }
           storeShared16(base + i * 512, withoutTag(x[i]));
         }
@@ -127,6 +127,8 @@ struct Finisher {
   template <typename Begin, typename Prepare, typename Finish>
   TY_INLINE void product(int phase, int layer, const Share& share, Begin&& begin, Prepare&& prepare, Finish&& finish) {
     bool hasTile = false;
+    // All of the last product's tiles are finished here: what is read and waited for is not of those before them.
+    blockSync();
     // What is streamed comes once more for each tile.
     const bool isStreamed = panelsOf(phase) > INPUT_PANELS;
     checkInputs(phase, layer);
@@ -138,11 +140,7 @@ struct Finisher {
       const bool isFirst = !hasTile;
       hasTile = true;
       if (ownTile() >= OWN_TILES) continue;
-      if (isFirst) {
-        while (loadReady(memory.ready()) < numberOf(phase, layer)) {
-        }
-        begin();
-      }
+      if (isFirst) begin();
       const bool isNeeded = unit() < units;
       const auto operands = prepare(first + (isNeeded ? unit() : 0));
       // Before this block has sent its part, asking for the others' would only keep the second-level cache busy.
@@ -193,7 +191,7 @@ struct Finisher {
         const bool isOwn = which == team;
         if (chunk >= (isOwn ? own.chunks : otherChunks)) continue;
         mbarrierWait(memory.full(ring.entry), ring.round);
-        const u32 at = memory.entry(ring.entry);
+        const u32 at = memory.copy(ring.entry);
         const int count = own.length - chunk * CHUNK_POSITIONS - part;
         if (isOwn && count > 0 && (chunk & (turns - 1)) == turn) {
           if (count <= 16) heads.awaitNewest(tag).patch(at, part + count - 1, part + 16);
@@ -372,15 +370,26 @@ TY_INLINE void finishAll(const Step& step, const Memory& memory, const Member& m
   };
   const auto nothing = [](int) { return Nothing(); };
 
-  forEachPhase(step, [&](int l) {
+  const auto attend = [&](int l) {
     const int work = attendWorkOf(step);
     const int first = items.next(work);
     if (first >= work) return;
-    if (threadIdx.x == 0) awaitRelaxed(step, QKV, expectedOf(step, QKV, l));
+    if (threadIdx.x == 0) awaitRelaxed(step, QKV, queriesOf(step, l));
     blockSync();
     for (int at = first; at < work; at += gridDim.x) finisher.attend(l, at, tags.of(l), area);
     if (threadIdx.x == 0) arriveRelaxed(step, ATTEND);
-  }, [&](int phase, int l) {
+  };
+  const auto scaleGates = [&](int l) {
+    finisher.checkInputs(GATE_UP, l);
+    finisher.ring.skip(GATE_PANELS);
+    // A warp has the scales of eight sequences.
+    const u32 inputTag = tags.of(l);
+    const int sequence = threadIdx.x / 32 * 8 + threadIdx.x % 8;
+    const float x = scaleOf(step, squaresOf(step, true), inputTag, sequence);
+    if (threadIdx.x % 32 < 8) gateScales[sequence] = x * untagScale(inputTag);
+    barrierArrive(GATE_SCALES, THREADS + 32 * MULTIPLIERS);
+  };
+  const auto product = [&](int phase, int l) {
     const Share share = dealer.next(step, phase);
     if (share.first >= share.end) return;
     const auto finish = [&](auto&& begin, auto&& prepare, auto&& end) { finisher.product(phase, l, share, begin, prepare, end); };
@@ -401,7 +410,20 @@ TY_INLINE void finishAll(const Step& step, const Memory& memory, const Member& m
       finish([] {}, [&](int unit) { return loadResidual(unit, norm, isInner && l == 0); },
              [&](int unit, const Residual& x, const Sums& sums) { addToStream(unit, x, sums, isInner); });
     }
-  });
+  };
+  // The order of forEachPhase, written out: each product is finished in its own way.
+  for (int l = 0; l < step.numLayers; l++) {
+    product(QKV, l);
+    attend(l);
+    product(O, l);
+    if constexpr (HAS_OWN_GATES) {
+      if (hasGates()) scaleGates(l);
+    } else {
+      product(GATE_UP, l);
+    }
+    product(DOWN, l);
+  }
+  product(HEAD, step.numLayers);
 
   // The area is free when all that comes there has been multiplied.
   u64* bests = reinterpret_cast<u64*>(area);
@@ -429,7 +451,7 @@ TY_KERNEL __launch_bounds__(32 * ALL_WARPS, 1) decode_step_many(const Step step)
   const Member member;
   const int warp = threadIdx.x >> 5;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < RING_ENTRIES; i++) {
+    for (int i = 0; i < RING_SLOTS; i++) {
       mbarrierInit(memory.full(i), 1);
       // The warps that attend, or those that multiply, which count twice.
       mbarrierInit(memory.empty(i), WARPS);
@@ -443,7 +465,6 @@ TY_KERNEL __launch_bounds__(32 * ALL_WARPS, 1) decode_step_many(const Step step)
       mbarrierInit(memory.sent(i), MULTIPLIERS);
       mbarrierInit(memory.read(i), OWN_TILES == 1 ? 2 : 4);
     }
-    storeReady(memory.ready(), 0);
     mbarrierInitFence();
   }
   if ((int)threadIdx.x < step.batch) nextPosition[threadIdx.x] = positionOf(step, threadIdx.x);

@@ -150,7 +150,7 @@ struct Place {
   }
 };
 
-TY_INLINE float silu(float x) { return x / (1 + exp2Fast(-x * LOG2_E)); }
+TY_INLINE float silu(float x) { return __fdividef(x, 1 + exp2Fast(-x * LOG2_E)); }
 
 /** Cosine and sine of the angle by which a sequence's next position turns dims `dim` and dim + HALF_DIM. */
 TY_INLINE float2 angleOf(const Step& step, int dim, int token) {

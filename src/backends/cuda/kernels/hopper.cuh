@@ -185,7 +185,8 @@ struct Wgmma;
 #define TY_WGMMA_TYPES ".f32.f16.f16"
 #endif
 
-// Operands of the instruction as text and as constraints: the first 8, 16 .. accumulators of d.
+// Operands of the instruction as text and as constraints: the first 4, 8, 12 .. accumulators of d.
+#define TY_TEXT_4 "%0,%1,%2,%3"
 #define TY_TEXT_8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define TY_TEXT_16 TY_TEXT_8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define TY_TEXT_24 TY_TEXT_16 ",%16,%17,%18,%19,%20,%21,%22,%23"
@@ -202,8 +203,17 @@ struct Wgmma;
 #define TY_TEXT_112 TY_TEXT_104 ",%104,%105,%106,%107,%108,%109,%110,%111"
 #define TY_TEXT_120 TY_TEXT_112 ",%112,%113,%114,%115,%116,%117,%118,%119"
 #define TY_TEXT_128 TY_TEXT_120 ",%120,%121,%122,%123,%124,%125,%126,%127"
+#define TY_TEXT_12 TY_TEXT_8 ",%8,%9,%10,%11"
+#define TY_TEXT_20 TY_TEXT_16 ",%16,%17,%18,%19"
+#define TY_TEXT_28 TY_TEXT_24 ",%24,%25,%26,%27"
+#define TY_TEXT_36 TY_TEXT_32 ",%32,%33,%34,%35"
+#define TY_TEXT_44 TY_TEXT_40 ",%40,%41,%42,%43"
+#define TY_TEXT_52 TY_TEXT_48 ",%48,%49,%50,%51"
+#define TY_TEXT_60 TY_TEXT_56 ",%56,%57,%58,%59"
+#define TY_FOUR(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define TY_EIGHT(i) \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define TY_LIST_4 TY_FOUR(0)
 #define TY_LIST_8 TY_EIGHT(0)
 #define TY_LIST_16 TY_LIST_8, TY_EIGHT(8)
 #define TY_LIST_24 TY_LIST_16, TY_EIGHT(16)
@@ -220,6 +230,13 @@ struct Wgmma;
 #define TY_LIST_112 TY_LIST_104, TY_EIGHT(104)
 #define TY_LIST_120 TY_LIST_112, TY_EIGHT(112)
 #define TY_LIST_128 TY_LIST_120, TY_EIGHT(120)
+#define TY_LIST_12 TY_LIST_8, TY_FOUR(8)
+#define TY_LIST_20 TY_LIST_16, TY_FOUR(16)
+#define TY_LIST_28 TY_LIST_24, TY_FOUR(24)
+#define TY_LIST_36 TY_LIST_32, TY_FOUR(32)
+#define TY_LIST_44 TY_LIST_40, TY_FOUR(40)
+#define TY_LIST_52 TY_LIST_48, TY_FOUR(48)
+#define TY_LIST_60 TY_LIST_56, TY_FOUR(56)
 
 // N columns, R = N / 2 accumulators; the operands after them have the numbers R, R + 1 ..
 #define TY_WGMMA(N, R, R0, R1, R2, R3, R4, R5, R6)                                                                      \
@@ -242,13 +259,21 @@ struct Wgmma;
     }                                                                                                                  \
   };
 
+TY_WGMMA(8, 4, 4, 5, 6, 7, 8, 9, 10)
 TY_WGMMA(16, 8, 8, 9, 10, 11, 12, 13, 14)
+TY_WGMMA(24, 12, 12, 13, 14, 15, 16, 17, 18)
 TY_WGMMA(32, 16, 16, 17, 18, 19, 20, 21, 22)
+TY_WGMMA(40, 20, 20, 21, 22, 23, 24, 25, 26)
 TY_WGMMA(48, 24, 24, 25, 26, 27, 28, 29, 30)
+TY_WGMMA(56, 28, 28, 29, 30, 31, 32, 33, 34)
 TY_WGMMA(64, 32, 32, 33, 34, 35, 36, 37, 38)
+TY_WGMMA(72, 36, 36, 37, 38, 39, 40, 41, 42)
 TY_WGMMA(80, 40, 40, 41, 42, 43, 44, 45, 46)
+TY_WGMMA(88, 44, 44, 45, 46, 47, 48, 49, 50)
 TY_WGMMA(96, 48, 48, 49, 50, 51, 52, 53, 54)
+TY_WGMMA(104, 52, 52, 53, 54, 55, 56, 57, 58)
 TY_WGMMA(112, 56, 56, 57, 58, 59, 60, 61, 62)
+TY_WGMMA(120, 60, 60, 61, 62, 63, 64, 65, 66)
 TY_WGMMA(128, 64, 64, 65, 66, 67, 68, 69, 70)
 TY_WGMMA(144, 72, 72, 73, 74, 75, 76, 77, 78)
 TY_WGMMA(160, 80, 80, 81, 82, 83, 84, 85, 86)

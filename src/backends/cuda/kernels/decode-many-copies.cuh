@@ -89,7 +89,7 @@ struct Copier {
   TY_INLINE void run() {
     const TensorMap* maps = reinterpret_cast<const TensorMap*>(step.maps);
     Dealer dealer(member);
-    Rotation items(blockIdx.x, gridDim.x);
+    Rotation items;
     forEachPhase(step, [&](int layer) {
       const int work = attendWorkOf(step);
       for (int at = items.next(work); at < work; at += gridDim.x) copyCaches(maps + layer * LAYER_MAPS, at);

@@ -189,17 +189,6 @@ TY_INLINE int chunksOf(const Step& step, int work) {
   return Item(step, work * teams).chunks + (teams == 1 ? 0 : Item(step, work * teams + 1).chunks);
 }
 
-/** Where attention begins to go around the blocks: on from layer to layer. */
-struct Rotation {
-  int index, count, start = 0;
-  TY_INLINE Rotation(int index, int count) : index(index), count(count) {}
-  TY_INLINE int next(int work) {
-    const int first = (index + count - start) % count;
-    start = (start + work) % count;
-    return first;
-  }
-};
-
 /** Arrivals of a phase in a layer: of blocks, or of each warpgroup that finishes tiles of a product. */
 TY_INLINE u32 arrivalsOf(const Step& step, int phase) {
   const int blocks = gridDim.x, groups = blocks / RANKS;

@@ -164,7 +164,7 @@ struct Multiplier {
   TY_INLINE void run() {
     const Tags tags(step);
     Dealer dealer(member);
-    Rotation items(blockIdx.x, gridDim.x);
+    Rotation items;
     forEachPhase(step, [&](int) {
       const int work = attendWorkOf(step);
       for (int at = items.next(work); at < work; at += gridDim.x) ring.skip(chunksOf(step, at));

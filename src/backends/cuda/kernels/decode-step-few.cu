@@ -39,16 +39,6 @@ TY_INLINE int workOf(const Step& step, int phase) {
   return phase == ATTEND ? step.batch * KV_HEADS * step.maxSplits : quadTilesOf(phase, step.vocabSize);
 }
 
-/** Where the work of a phase begins to go around the blocks: on from phase to phase. */
-struct Rotation {
-  int start = 0;
-  TY_INLINE int next(int work) {
-    const int first = (blockIdx.x + gridDim.x - start) % gridDim.x;
-    start = (start + work) % gridDim.x;
-    return first;
-  }
-};
-
 /** Barriers of a ring entry: it is full, it is empty. */
 TY_INLINE u32 fullOf(u32 barriers, int entry) { return barriers + entry * 16; }
 TY_INLINE u32 emptyOf(u32 barriers, int entry) { return barriers + entry * 16 + 8; }
@@ -240,13 +230,12 @@ struct Inputs {
   }
 };
 
-/** RMSNorm's scale of a token of K elements, from what all warps gave. */
-template <int K>
+/** RMSNorm's scale of a token, from what all warps gave. */
 TY_INLINE float scaleOf(const float* squares, int token, float eps) {
   float sum = 0;
 #pragma unroll
   for (int w = 0; w < WARPS; w++) sum += squares[w * TOKENS + token];
-  return rsqrtf(sum / K + eps);
+  return rmsScale(sum, eps);
 }
 
 /** Of a row and its pair, two neighbouring rows of the first four or, in odd lanes, of the others. */
@@ -378,7 +367,7 @@ TY_KERNEL __launch_bounds__(THREADS + 32, 1) decode_step_few(const Step step) {
   const Tags tags(step);
   // Blocks that are done with a phase once it is over: those that have a part in it, in every layer.
   const auto expected = [&](int phase, int layer) { return (u32)((layer + 1) * min(workOf(step, phase), blocks)); };
-  const auto normScale = [&](int token) { return scaleOf<HIDDEN>(squares, token, step.eps); };
+  const auto normScale = [&](int token) { return scaleOf(squares, token, step.eps); };
   const auto nothing = [](int, int, int) { return Nothing(); };
 
   for (int l = 0; l < step.numLayers; l++) {

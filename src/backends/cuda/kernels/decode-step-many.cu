@@ -157,22 +157,6 @@ struct Finisher {
     }
   }
 
-  /** Two columns of a head, of what the warps from `first` to before `end` have of it. */
-  TY_INLINE float2 mergedPair(const float* stats, const float* outputs, int first, int end, int row, int dim) const {
-    float top = LOWEST, total = 0;
-    float2 value = make_float2(0, 0);
-    for (int w = first; w < end; w++) top = fmaxf(top, stats[2 * (w * HEAD_ROWS + row)]);
-    for (int w = first; w < end; w++) {
-      const int at = w * HEAD_ROWS + row;
-      const float factor = exp2Fast(stats[2 * at] - top);
-      const float2 part = *reinterpret_cast<const float2*>(outputs + at * HEAD_DIM + dim);
-      total += stats[2 * at + 1] * factor;
-      value.x += part.x * factor;
-      value.y += part.y * factor;
-    }
-    return make_float2(value.x / total, value.y / total);
-  }
-
   /** Softmax attention of this block's items. */
   TY_INLINE void attend(int layer, int work, u32 tag, float* area) {
     const int warp = threadIdx.x >> 5, teamWarps = step.teamWarps, teams = teamsOf(step), team = warp / teamWarps, inTeam = warp % teamWarps;
@@ -207,7 +191,8 @@ struct Finisher {
     const int first = team * teamWarps;
 #pragma unroll 2
     for (int i = threadIdx.x - first * 32; own.chunks > 0 && i < GROUP_HEADS * HALF_DIM; i += teamWarps * 32) {
-      const float2 x = mergedPair(stats, outputs, first, first + teamWarps, i / HALF_DIM, i % HALF_DIM * 2);
+      MergedHead merged;
+      const float2 x = merged.pair(stats, outputs, first, first + teamWarps, i / HALF_DIM, i % HALF_DIM * 2);
       storeTagged(inPanels(step.mixed, own.kvHead * GROUP_HEADS * HEAD_DIM + 2 * i, own.sequence), x.x, x.y, tag);
     }
     fenceAsyncProxy();
@@ -238,7 +223,7 @@ TY_INLINE float scaleOf(const Step& step, const float* squares, u32 tag, int tok
   __syncwarp();
   sum += __shfl_xor_sync(0xffffffffu, sum, 8);
   sum += __shfl_xor_sync(0xffffffffu, sum, 16);
-  return rsqrtf(sum / HIDDEN + step.eps);
+  return rmsScale(sum, step.eps);
 }
 
 /** The inputs of the first layer, from the tokens' embeddings: a warp a sequence and 64 columns. */
@@ -270,7 +255,7 @@ TY_INLINE void finishAll(const Step& step, const Memory& memory, const Member& m
   const int token = finisher.token(), pair = finisher.pair();
   const bool isOwner = finisher.isOwner();
   Dealer dealer(member);
-  Rotation items(blockIdx.x, gridDim.x);
+  Rotation items;
   embedTokens(step, layers[0].inputNorm, tags.into(0));
   blockSync();
   if (threadIdx.x == 0) arriveRelaxed(step, EMBED);

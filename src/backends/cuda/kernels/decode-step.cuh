@@ -132,6 +132,16 @@ TY_INLINE u32 addRelease(u32* p, u32 x) {
 /** Words between two counters: each has a line of its own. */
 constexpr int COUNTER_WORDS = 32;
 
+/** Where the work of a phase begins to go around the blocks: on from phase to phase. */
+struct Rotation {
+  int start = 0;
+  TY_INLINE int next(int work) {
+    const int first = (blockIdx.x + gridDim.x - start) % gridDim.x;
+    start = (start + work) % gridDim.x;
+    return first;
+  }
+};
+
 /** A place in a ring of COUNT and the parity of its round. */
 template <int COUNT>
 struct Place {
@@ -150,6 +160,8 @@ struct Place {
   }
 };
 
+/** RMSNorm's scale, of the sum of squares of a token: no number where that is infinite, too. */
+TY_INLINE float rmsScale(float squares, float eps) { return rsqrtf(squares / HIDDEN + eps) + 0 * squares; }
 TY_INLINE float silu(float x) { return __fdividef(x, 1 + exp2Fast(-x * LOG2_E)); }
 
 /** Cosine and sine of the angle by which a sequence's next position turns dims `dim` and dim + HALF_DIM. */

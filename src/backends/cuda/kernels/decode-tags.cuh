@@ -21,7 +21,8 @@ constexpr int EPOCH_AT = COUNTERS * COUNTER_WORDS + 64;
 /**
  * Inputs of products, queries and new keys and values go from block to block as pairs of elements with a tag that is the other one in every
  * round of a buffer. In bf16 it is the upper bit of the exponents: all numbers of a round are 2^64 times too small, or too large, and below or
- * above 2 then; products are scaled back. What is nearer to 0 than 2^-63 becomes that, what is larger than 2^63 that. In f16 it is the last bit
+ * above 2 then; products are scaled back. What is nearer to 0 than 2^-63 becomes that. What is no number, or larger than 2^63, may become 2^63: as a square
+ * that is beyond all numbers, by which rmsScale shows it again. In f16 it is the last bit
  * of the lower element, which withoutTag takes off.
  */
 constexpr bool IS_SCALED = TY_DTYPE == 1;
@@ -29,10 +30,6 @@ constexpr u32 TAG_BITS = IS_SCALED ? 0x40004000u : 1u;
 TY_INLINE float tagScale(u32 tag) { return !IS_SCALED ? 1.0f : tag ? 0x1p64f : 0x1p-64f; }
 /** What takes tagScale back. */
 TY_INLINE float untagScale(u32 tag) { return !IS_SCALED ? 1.0f : tag ? 0x1p-64f : 0x1p64f; }
-TY_INLINE float tagged(float x, u32 tag) {
-  const float y = x * tagScale(tag);
-  return tag ? copysignf(fmaxf(fabsf(y), 2.0f), y) : copysignf(fminf(fabsf(y), 1.984375f), y);
-}
 TY_INLINE u32 packTagged(float low, float high, u32 tag) {
   if (!IS_SCALED) {
     // The lower element rounds to an even last bit: cut off, a stream that is added to again and again would shrink. Not where that would make an infinity.
@@ -40,7 +37,10 @@ TY_INLINE u32 packTagged(float low, float high, u32 tag) {
     if ((pair & 0x7fff) < 0x7bff) pair += pair >> 1 & pair & 1;
     return pair & ~1u | tag;
   }
-  return packPair(tagged(low, tag), tagged(high, tag));
+  const u32 pair = packPair(low * tagScale(tag), high * tagScale(tag));
+  // Elements with the other tag get the nearest number with theirs: all their bits but the sign.
+  const u32 wrong = (pair ^ (tag ? TAG_BITS : 0)) & TAG_BITS, all = (wrong << 1) - (wrong >> 14);
+  return pair & ~all | all & (tag ? TAG_BITS : TAG_BITS - 0x00010001);
 }
 TY_INLINE bool isTagged(u32 x, u32 tag) { return (x & TAG_BITS) == (tag ? TAG_BITS : 0); }
 TY_INLINE bool isTagged(const uint4& x, u32 tag) { return isTagged(tag ? x.x & x.y & x.z & x.w : x.x | x.y | x.z | x.w, tag); }

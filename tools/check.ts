@@ -59,7 +59,10 @@ const COMPILES_AT_A_TIME = 2
 const DEFINES: Readonly<Record<string, readonly Record<string, number>[]>> = {
   'attention-hopper-forward.cu': forwardDefines(),
   'attention-hopper-backward.cu': backwardDefines(),
-  'decode-step-many.cu': [2, 4, 8].map((tiles) => ({ TOKEN_TILES: tiles })),
+  'decode-step-many.cu': [
+    ...[2, 4, 8].map((tiles) => ({ TOKEN_TILES: tiles })),
+    ...[0, 64].map((pairs) => ({ TOKEN_TILES: 8, RING_BYTES: 163_840, GATE_PAIRS: pairs })),
+  ],
 }
 /** Notes of ptxas and no errors: it makes wgmma products wait. It once cost attention a tenth of its speed. */
 const WAITING_PRODUCTS = /\(C75\d\d\)/

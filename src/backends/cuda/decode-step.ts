@@ -29,10 +29,10 @@ const BARRIER_BYTES = 16
 const PANEL_BARRIER_BYTES = 24
 const TILE_BARRIER_BYTES = 32
 /**
- * Sequences from which on a block has pairs of gate and up by itself; how many pairs are copied together, the gates then the ups, and
- * how many it can have: a panel of them is as long as an entry at most.
+ * Rows of sequences with which a block has pairs of gate and up by itself; how many pairs are copied together, the gates then the ups,
+ * and how many it can have: a panel of them is as long as an entry at most.
  */
-const OWN_GATES = 64
+const OWN_GATES_ROWS = 64
 const GATE_GROUP = 4
 const MAX_GATE_PAIRS = 64
 /** Elements of keys that a chunk of a cache has, and of values. */
@@ -123,7 +123,7 @@ export function decodeStep(device: Device, launcher: Launcher, plan: DecodePlan)
   const ringBytes = ringStep * Math.floor((launcher.maxSharedBytes - STATIC_BYTES - otherBytes) / ringStep)
   if (ringBytes < MIN_RING * entryBytes) return undefined
   const evenPairs = GATE_GROUP * Math.ceil(intermediateSize / blocks / GATE_GROUP)
-  const gatePairs = !isFew && tokenRows >= OWN_GATES && evenPairs <= MAX_GATE_PAIRS ? evenPairs : 0
+  const gatePairs = !isFew && tokenRows === OWN_GATES_ROWS && evenPairs <= MAX_GATE_PAIRS ? evenPairs : 0
 
   const chunks = Math.ceil((sizes.capacity * headDim) / CHUNK_ELEMENTS)
   const room = Math.floor(blocks / (batchSize * numKeyValueHeads))

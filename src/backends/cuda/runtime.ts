@@ -35,10 +35,16 @@ export interface CardProperties {
   readonly memoryBytes: number
 }
 
-/** What a segment recorded: launched again by `replay`. */
+/** What a segment recorded, as graphs that follow one another: launched again by `replay`. */
 export interface RecordedGraph {
-  readonly handle: number
+  readonly handles: readonly number[]
 }
+
+/**
+ * Kernels of the first graph of a recording. Launching a graph takes the host about a microsecond a node: the card is at work on the
+ * first part while the host launches the rest.
+ */
+const FIRST_PART = 16
 
 export class CudaRuntime implements Launcher {
   readonly driver: CudaDriver
@@ -57,7 +63,8 @@ export class CudaRuntime implements Launcher {
   readonly #argumentsAddress: number
   #scratch = { address: 0, bytes: 0 }
   readonly #oldScratch: { address: number; bytes: number }[] = []
-  #isCapturing = false
+  /** What is recorded now: graphs that are complete, and kernels of the present one. */
+  #capturing: { readonly handles: number[]; kernels: number } | undefined
 
   /**
    * @param card  from `cardAt`
@@ -133,6 +140,7 @@ export class CudaRuntime implements Launcher {
     let handle = 0
     return (grid: Grid, block, ...args) => {
       if (handle === 0) handle = this.#load(file, name, options)
+      if (this.#capturing !== undefined) this.#countKernel(this.#capturing)
       write(args)
       const [x, y, z] = typeof grid === 'number' ? [grid, 1, 1] : [grid[0], grid[1], grid[2] ?? 1]
       const [bx, by] = typeof block === 'number' ? [block, 1] : block
@@ -199,7 +207,7 @@ export class CudaRuntime implements Launcher {
 
   scratch(bytes: number): number {
     if (bytes > this.#scratch.bytes) {
-      invariant(!this.#isCapturing, 'kernel scratch may not grow while a graph is recorded')
+      invariant(this.#capturing === undefined, 'kernel scratch may not grow while a graph is recorded')
       // What a recorded graph or a running kernel still points at stays; it is smaller, and growth ends with the first step.
       this.reserveScratch(Math.ceil((bytes * 1.25) / (1 << 20)) * (1 << 20))
     }
@@ -312,31 +320,52 @@ export class CudaRuntime implements Launcher {
 
   /** Records what `body` launches; nothing runs. */
   capture(body: () => void): RecordedGraph {
-    this.driver.call('cuStreamBeginCapture_v2', this.stream, CAPTURE_RELAXED)
-    this.#isCapturing = true
-    const out = [0]
+    const handles: number[] = []
+    this.#capturing = { handles, kernels: 0 }
+    this.#beginPart()
     try {
       body()
     } catch (error) {
+      const out = [0]
       this.driver.attempt('cuStreamEndCapture', this.stream, out)
       if (Number(out[0]) !== 0) this.driver.attempt('cuGraphDestroy', Number(out[0]))
+      this.forget({ handles })
       throw error
     } finally {
-      this.#isCapturing = false
+      this.#capturing = undefined
     }
+    handles.push(this.#endPart())
+    return { handles }
+  }
+
+  #beginPart(): void {
+    this.driver.call('cuStreamBeginCapture_v2', this.stream, CAPTURE_RELAXED)
+  }
+
+  #endPart(): number {
+    const out = [0]
     this.driver.call('cuStreamEndCapture', this.stream, out)
     const graph = Number(out[0])
     const handle = this.driver.integer('cuGraphInstantiateWithFlags', graph, 0)
     this.driver.call('cuGraphDestroy', graph)
-    return { handle }
+    return handle
   }
 
-  replay(graph: RecordedGraph): void {
-    this.driver.call('cuGraphLaunch', graph.handle, this.stream)
+  /** A kernel is about to be recorded. */
+  #countKernel(capturing: { readonly handles: number[]; kernels: number }): void {
+    if (capturing.kernels === FIRST_PART && capturing.handles.length === 0) {
+      capturing.handles.push(this.#endPart())
+      this.#beginPart()
+    }
+    capturing.kernels++
   }
 
-  forget(graph: RecordedGraph): void {
-    this.driver.call('cuGraphExecDestroy', graph.handle)
+  replay({ handles }: RecordedGraph): void {
+    for (const handle of handles) this.driver.call('cuGraphLaunch', handle, this.stream)
+  }
+
+  forget({ handles }: RecordedGraph): void {
+    for (const handle of handles) this.driver.call('cuGraphExecDestroy', handle)
   }
 
   /** Ends the stream and gives the kernels' memory back. */

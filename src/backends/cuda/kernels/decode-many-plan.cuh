@@ -27,8 +27,8 @@ constexpr int ENTRY_PIECES = 4;
 constexpr u32 ENTRY_BYTES = ENTRY_PIECES * UNIT_BYTES;
 static_assert(CHUNK_BYTES == ENTRY_BYTES, "a chunk of a cache in an entry");
 /**
- * With more than 32 sequences a block has pairs of gate and up by itself, and multiplies all inputs: reading those takes less than parts
- * of that many sums to exchange. A copy is a panel of them, four pairs at a time: their gates, then their ups.
+ * With more than 32 sequences a block has pairs of gate and up by itself, if these are at most 64, and multiplies all inputs: reading
+ * those takes less than parts of that many sums to exchange. A copy is a panel of them, four pairs at a time: their gates, then their ups.
  */
 constexpr bool HAS_OWN_GATES = GATE_PAIRS > 0;
 constexpr int GATE_GROUP = 4, GATE_PANELS = HIDDEN / 64, GATE_BLOCKS = HAS_OWN_GATES ? (FEED_FORWARD + GATE_PAIRS - 1) / GATE_PAIRS : 0;
@@ -36,7 +36,7 @@ constexpr u32 GATE_BYTES = 2 * GATE_PAIRS * PANEL_ROW_BYTES;
 static_assert(!HAS_OWN_GATES || GATE_PAIRS % GATE_GROUP == 0 && GATE_PAIRS <= 64 && TOKENS == 64, "the products of a block's own gates");
 /** Copies that the ring has barriers for. */
 constexpr int RING_SLOTS = HAS_OWN_GATES ? 16 : RING_BYTES / ENTRY_BYTES;
-/** Inputs of a product in shared memory: all panels of a block's quarter if they are not more than this. */
+/** Inputs of a product in shared memory: all panels of a block's quarter if they are not more than this. Others come again for each tile. */
 constexpr int INPUT_PANELS = 8;
 /** Panels that are multiplied at a time. */
 constexpr int PANELS_AT_ONCE = 2;
@@ -46,8 +46,8 @@ constexpr int OWN_TOKENS = TOKENS / RANKS, OWN_TILES = OWN_TOKENS < 8 ? 1 : OWN_
 /** Partial sums of a tile that a block gets: 16 bytes of each lane, of each eight sequences, of each warp, of each rank. */
 constexpr int PART_FLOATS = 128, BUFFERS = 2 * FINISHERS, EXCHANGE_FLOATS = RANKS * 4 * OWN_TILES * PART_FLOATS;
 /**
- * Entries whose copies are under way at a time: more would delay what blocks say to one another; of the short products before and after
- * attention, which come early anyway, and of caches and the others.
+ * Copies under way at a time: more would delay what blocks say to one another. Of the short products before and after attention, which
+ * come early anyway; of caches and of the others; and of a block's own gates, which are smaller.
  */
 constexpr int FEW_IN_FLIGHT = 1, IN_FLIGHT = 2, GATES_IN_FLIGHT = 3;
 /** Clock cycles between sending a part of sums and asking for those of others: by then they are mostly there. */

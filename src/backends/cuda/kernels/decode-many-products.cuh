@@ -1,4 +1,5 @@
-// The warpgroup of decode-step-many.cu that multiplies, and how parts of sums get to the blocks that own the sequences.
+// The warpgroup of decode-step-many.cu that multiplies: how parts of sums get to the blocks that own the sequences, and what becomes of a
+// block's own gates.
 #pragma once
 #include "decode-many-plan.cuh"
 

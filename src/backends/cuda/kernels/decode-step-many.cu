@@ -1,5 +1,6 @@
 // One decoding step of a Llama for 9 to 64 sequences. Groups of four blocks share tiles of a weight; each block multiplies a
-// quarter of the inputs and sends what it has to the block that owns the sequences.
+// quarter of the inputs and sends what it has to the block that owns the sequences. Of more than 32 sequences a block has pairs of gate
+// and up by itself, where they are not too many.
 // Weights and caches come by the copy engine into a ring that runs ahead over phases and layers; the inputs, which other
 // blocks write, are brought by a warp of their own. One warpgroup multiplies; two finish tiles in turns, and attend. Inputs lie in
 // memory as the products read them: panels of 64 columns of all sequences. Norms scale what a product gives, because a sequence's
@@ -121,17 +122,18 @@ struct Finisher {
   }
 
   /**
-   * Finishes this warpgroup's tiles of a product and says so. `begin()` is called once when the inputs of the product are there;
-   * `prepare(unit)` loads what `finish(unit, operands, sums)` needs beside the sums.
+   * Finishes this warpgroup's tiles of a product and says so. `begin()` is called once, when it is worth asking for
+   * sums of the inputs' squares; `prepare(unit)` loads what `finish(unit, operands, sums)` needs beside the sums.
    */
   template <typename Begin, typename Prepare, typename Finish>
   TY_INLINE void product(int phase, int layer, const Share& share, Begin&& begin, Prepare&& prepare, Finish&& finish) {
     bool hasTile = false;
-    // All of the last product's tiles are finished here: what is read and waited for is not of those before them.
-    blockSync();
     // What is streamed comes once more for each tile.
     const bool isStreamed = panelsOf(phase) > INPUT_PANELS;
     checkInputs(phase, layer);
+    // Here all warps know that some input is new, and that the block is done with all tiles before: so no sums, squares or barriers
+    // that follow can be those of two rounds ago.
+    blockSync();
     for (int first = share.first; first < share.end; first += TILE_UNITS, sent++, sentNow++) {
       const int units = min(TILE_UNITS, share.end - first);
       ring.skip(entriesOf(phase, units));

@@ -21,9 +21,9 @@ constexpr int EPOCH_AT = COUNTERS * COUNTER_WORDS + 64;
 /**
  * Inputs of products, queries and new keys and values go from block to block as pairs of elements with a tag that is the other one in every
  * round of a buffer. In bf16 it is the upper bit of the exponents: all numbers of a round are 2^64 times too small, or too large, and below or
- * above 2 then; products are scaled back. What is nearer to 0 than 2^-63 becomes that. What is no number, or larger than 2^63, may become 2^63: as a square
- * that is beyond all numbers, by which rmsScale shows it again. In f16 it is the last bit
- * of the lower element, which withoutTag takes off.
+ * above 2 then; products are scaled back. What is nearer to 0 than 2^-63 becomes that. What is no number, or beyond 2^64, becomes
+ * 2^65 in rounds with tag 0: in the stream sums of squares are infinite then, by which rmsScale shows it again; in queries, in what attention
+ * gives, and in activations it may stay hidden. In f16 the tag is the last bit of the lower element, which withoutTag takes off.
  */
 constexpr bool IS_SCALED = TY_DTYPE == 1;
 constexpr u32 TAG_BITS = IS_SCALED ? 0x40004000u : 1u;

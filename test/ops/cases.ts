@@ -295,8 +295,9 @@ const attentions: OpCase[] = [
   {
     op: 'attention',
     name: 'attention, causal with queries that see nothing',
-    inputs: { q: activation([1, 9, 6]), k: activation([1, 6, 6]), v: activation([1, 6, 6]) },
-    run: (t) => attention(t.q, t.k, t.v, { numHeads: 2 }),
+    // Enough heads that 16 bits stay below 1e-2: the first queries' dq are differences of rounded outputs, over 1e-2 in 0.8 % of draws of two heads of 3.
+    inputs: { q: activation([3, 9, 15]), k: activation([3, 6, 15]), v: activation([3, 6, 15]) },
+    run: (t) => attention(t.q, t.k, t.v, { numHeads: 3 }),
   },
   {
     op: 'attention',

@@ -48,7 +48,7 @@ const MODELS: Readonly<Record<string, { config: LlamaConfig; capacity: number; b
     },
     capacity: 640,
   },
-  // A block's quarter of the inputs is more than its registers hold, for products of several tiles too.
+  // A block's quarter of the inputs is more than its shared memory keeps, for products of several tiles too.
   'inputs that stream': {
     config: {
       ...BASE,

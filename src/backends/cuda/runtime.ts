@@ -40,11 +40,14 @@ export interface RecordedGraph {
   readonly handles: readonly number[]
 }
 
-/**
- * Kernels of the first graph of a recording. Launching a graph takes the host about a microsecond a node: the card is at work on the
- * first part while the host launches the rest.
- */
+/** Kernels of the first graph of a recording: the card works on that while the host launches the rest, which takes longer. */
 const FIRST_PART = 16
+
+/** What is recorded now: graphs that are complete, and the kernels so far. */
+interface Capture {
+  readonly handles: number[]
+  kernels: number
+}
 
 export class CudaRuntime implements Launcher {
   readonly driver: CudaDriver
@@ -63,8 +66,7 @@ export class CudaRuntime implements Launcher {
   readonly #argumentsAddress: number
   #scratch = { address: 0, bytes: 0 }
   readonly #oldScratch: { address: number; bytes: number }[] = []
-  /** What is recorded now: graphs that are complete, and kernels of the present one. */
-  #capturing: { readonly handles: number[]; kernels: number } | undefined
+  #capturing: Capture | undefined
 
   /**
    * @param card  from `cardAt`
@@ -352,12 +354,10 @@ export class CudaRuntime implements Launcher {
   }
 
   /** A kernel is about to be recorded. */
-  #countKernel(capturing: { readonly handles: number[]; kernels: number }): void {
-    if (capturing.kernels === FIRST_PART && capturing.handles.length === 0) {
-      capturing.handles.push(this.#endPart())
-      this.#beginPart()
-    }
-    capturing.kernels++
+  #countKernel(capture: Capture): void {
+    if (capture.kernels++ !== FIRST_PART) return
+    capture.handles.push(this.#endPart())
+    this.#beginPart()
   }
 
   replay({ handles }: RecordedGraph): void {

@@ -121,13 +121,27 @@ async function timeOurs(shape: GpuShape): Promise<Timing> {
   const losses: number[] = []
   const ms: number[] = []
   let startSeconds = 0
-  for (const [i, batch] of batches.entries()) {
-    const start = performance.now()
-    losses.push(await trainStep.run(batch, batchSize * seqLen, { lr: Number(values.lr), step: i + 1, gradClip: 1 }))
-    ms.push(performance.now() - start)
-    // performance.now() counts from the start of the process.
-    if (i === 0) startSeconds = performance.now() / 1000
+  let lastArrival = performance.now()
+  const arrived = async (loss: Promise<number>): Promise<void> => {
+    losses.push(await loss)
+    const now = performance.now()
+    ms.push(now - lastArrival)
+    lastArrival = now
   }
+  // As PyTorch is timed: a step is launched before the loss of the one before is there, and lasts from loss to loss.
+  let expected: Promise<number> | undefined
+  for (const [i, batch] of batches.entries()) {
+    await trainStep.launch(batch, batchSize * seqLen, { lr: Number(values.lr), step: i + 1, gradClip: 1 })
+    const loss = trainStep.lastLoss()
+    if (expected !== undefined) await arrived(expected)
+    expected = loss
+    if (i > 0) continue
+    await arrived(loss)
+    expected = undefined
+    // performance.now() counts from the start of the process.
+    startSeconds = performance.now() / 1000
+  }
+  if (expected !== undefined) await arrived(expected)
   const layers = options.recomputeLayers === undefined ? '' : ` in ${options.recomputeLayers} layers`
   const recomputed = options.recompute === 'none' ? '' : `, recompute ${options.recompute}${layers}`
   const type = precision === 'fp8' ? `fp8 by ${fp8Scaling}` : precision

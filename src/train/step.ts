@@ -145,7 +145,10 @@ export class TrainStep {
     return await this.lastLoss()
   }
 
-  /** As `run`, without waiting for the loss (`lastLoss`): a device of its own works on while the host goes ahead. */
+  /**
+   * As `run`, without waiting for the loss: a device of its own works on while the host goes ahead. `lastLoss`, asked before
+   * the next launch, still tells the loss of this step.
+   */
   async launch(
     batches: Iterable<HostBatch>,
     trainedTokens: number,

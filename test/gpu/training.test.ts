@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import type { TokenDataset } from '../../src/data/dataset.ts'
 import type { CudaOptions } from '../../src/open.ts'
+import { learningRate } from '../../src/optim/schedule.ts'
 import { checkInvariance } from '../../src/train/invariance.ts'
 import { totalBytes } from '../../src/train/plan.ts'
 import { Pretraining } from '../../src/train/pretrain.ts'
@@ -79,6 +80,24 @@ describe('cuda, training', () => {
     for (const [i, loss] of called.entries()) {
       assert.ok(Math.abs(recorded[i]! / loss - 1) < 2e-6, `step ${i + 1}: ${recorded[i]} instead of ${loss}`)
     }
+  })
+
+  test('a loss that is read while the next step is at work is that of its own step', async () => {
+    const expected = await losses({ precision: 'f32' })
+    const gpu = await openGpu({ precision: 'f32' })
+    assert.ok('device' in gpu)
+    const { step: trainStep, loader } = await open(gpu.device, SETTINGS)
+    const reads = []
+    for (let step = 1; step <= STEPS; step++) {
+      const batch = loader.step(step - 1)
+      const rows = SETTINGS.microBatchSize
+      const batches = Array.from({ length: batch.microBatchCount(rows) }, (_, i) => batch.microBatch(i, rows))
+      const { schedule, gradClip } = SETTINGS
+      await trainStep.launch(batches, batch.trainedTokens, { lr: learningRate(schedule, step), step, gradClip })
+      reads.push(trainStep.lastLoss())
+    }
+    assert.deepEqual(await Promise.all(reads), expected)
+    gpu.device.close()
   })
 
   for (const { kind, microBatchSize } of FORMS) {

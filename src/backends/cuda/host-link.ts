@@ -81,18 +81,17 @@ export class HostLink {
   /** Fills `values` from the card's address, after everything that was launched before. */
   async read(values: HostArray, address: number): Promise<void> {
     const target = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
-    const isSmall = target.length <= SMALL_READ_BYTES
+    // A small one takes its turn in the stream now: what is launched next may overwrite what it asks for.
+    if (target.length <= SMALL_READ_BYTES) return await this.#copyOut(target, address, SMALL_READ_BYTES)
     // Large ones wait for each other: a checkpoint asks for all of its tensors at once, and pinned memory is scarce.
-    const turn = isSmall ? undefined : this.#largeRead
+    const turn = this.#largeRead
     let done = (): void => {}
-    if (!isSmall) {
-      this.#largeRead = new Promise((resolve) => {
-        done = resolve
-      })
-    }
+    this.#largeRead = new Promise((resolve) => {
+      done = resolve
+    })
     await turn
     try {
-      await this.#copyOut(target, address, isSmall ? SMALL_READ_BYTES : HALF_BYTES)
+      await this.#copyOut(target, address, HALF_BYTES)
     } finally {
       done()
     }

@@ -48,6 +48,9 @@ const { values, positionals } = parseArgs({
   },
 })
 const steps = Number(values.steps)
+if (!Number.isInteger(steps) || steps < 1) {
+  throw new Error(`bench/gpu/train-step: --steps must be a whole number from 1 on, got ${values.steps}`)
+}
 
 interface Timing {
   readonly variant: string
@@ -129,19 +132,18 @@ async function timeOurs(shape: GpuShape): Promise<Timing> {
     lastArrival = now
   }
   // As PyTorch is timed: a step is launched before the loss of the one before is there, and lasts from loss to loss.
-  let expected: Promise<number> | undefined
+  let arrival = Promise.resolve()
   for (const [i, batch] of batches.entries()) {
     await trainStep.launch(batch, batchSize * seqLen, { lr: Number(values.lr), step: i + 1, gradClip: 1 })
-    const loss = trainStep.lastLoss()
-    if (expected !== undefined) await arrived(expected)
-    expected = loss
+    const next = arrived(trainStep.lastLoss())
+    await arrival
+    arrival = next
     if (i > 0) continue
-    await arrived(loss)
-    expected = undefined
+    await arrival
     // performance.now() counts from the start of the process.
     startSeconds = performance.now() / 1000
   }
-  if (expected !== undefined) await arrived(expected)
+  await arrival
   const layers = options.recomputeLayers === undefined ? '' : ` in ${options.recomputeLayers} layers`
   const recomputed = options.recompute === 'none' ? '' : `, recompute ${options.recompute}${layers}`
   const type = precision === 'fp8' ? `fp8 by ${fp8Scaling}` : precision

@@ -40,7 +40,7 @@ export interface RecordedGraph {
   readonly handles: readonly number[]
 }
 
-/** Kernels of the first graph of a recording: the card works on that while the host launches the rest, which takes longer. */
+/** Kernels of our own in the first graph of a recording: the card works on that while the host launches the rest, which takes longer. */
 const FIRST_PART = 16
 
 /** What is recorded now: graphs that are complete, and the kernels so far. */
